@@ -1,0 +1,1 @@
+"""What outlives the process: artifacts, ONNX graphs and parity, scored nights, releases, ledger, command line."""

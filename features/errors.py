@@ -1,0 +1,52 @@
+"""The errors Attractor raises on purpose.
+
+AttractorError
+├── ConfigurationError   attractor.toml is missing, malformed or names an unknown setting
+├── ContractViolation    a table breaks its contract: table, column, row and rule are in the message
+├── MissingInput         a stage was asked for before what it reads exists
+├── ArtifactCorrupt      stored bytes are not the bytes that were written
+├── ParityFailed         an ONNX graph does not compute what its torch network computes
+└── GateFailed           an audit or promotion gate refused; carries the verdicts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AttractorError(Exception):
+    """Base of every error below; the command line turns it into one line and exit code 1."""
+
+
+class ConfigurationError(AttractorError):
+    """The configuration is missing, malformed, or names a setting that does not exist."""
+
+
+class ContractViolation(AttractorError):
+    """A table breaks its contract."""
+
+    def __init__(self, table: str, column: str, rule: str, *, row: int | None = None, value: object = None) -> None:
+        """`row` counts from 0 within the table; `value` is what stood there."""
+        self.table, self.column, self.rule, self.row, self.value = table, column, rule, row, value
+        where = f"row {row}" if row is not None else "all rows"
+        super().__init__(f"table {table!r}, column {column!r}, {where}: expected {rule}, got {value!r}")
+
+
+class MissingInput(AttractorError):
+    """A stage was asked for before what it reads exists; the message names the stage to run first."""
+
+
+class ArtifactCorrupt(AttractorError):
+    """Stored bytes differ from their recorded SHA-256, or a recorded file is gone."""
+
+
+class ParityFailed(AttractorError):
+    """An exported graph disagrees with the network it came from by more than the tolerance."""
+
+
+class GateFailed(AttractorError):
+    """A gate refused; exit code 3. `verdicts` are the sentences to show."""
+
+    def __init__(self, subject: str, verdicts: Sequence[str]) -> None:
+        self.subject, self.verdicts = subject, tuple(verdicts)
+        super().__init__(f"{subject} refused: " + "; ".join(verdicts))

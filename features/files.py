@@ -1,0 +1,107 @@
+"""Durable writes: everything goes to a temporary sibling, is fsynced, then renamed into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_TEMPORARY = ".tmp-"
+
+
+def fsync(path: Path) -> None:
+    """Flush one file's, or one directory's, entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(directory: Path) -> None:
+    """Flush every file and directory below `directory`, and the directory itself."""
+    for root, _, names in os.walk(directory):
+        for name in names:
+            fsync(Path(root, name))
+        fsync(Path(root))
+
+
+def temporary_sibling(path: Path) -> Path:
+    """A fresh name beside `path`, on the same file system, that readers know to ignore."""
+    return path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is an unfinished write that a killed process may have left."""
+    return path.name.startswith(_TEMPORARY)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; on success it becomes `path` in one step, on failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_sibling(path)
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory to fill; on success it becomes `path`, on failure it is removed.
+
+    A directory that stood at `path` is moved aside first and deleted after. For state that is
+    served while it is replaced, use content addresses and a pointer instead.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, retired = temporary_sibling(path), temporary_sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        fsync_tree(temporary)
+        if path.exists():
+            os.rename(path, retired)
+        os.rename(temporary, path)
+        fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text durably and in one step."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write canonical, readable JSON durably; NaN is refused because it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object stored at `path`."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Hexadecimal SHA-256 of a value's canonical JSON: the identity of inputs and manifests."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Learning: KARMA (interest embeddings) and DICER (attraction scores). Knows tables and tensors, not stores."""

@@ -1,0 +1,178 @@
+"""The one training loop: steps, validation, early stopping, and a checkpoint that resumes exactly.
+
+A step's randomness depends on `(seed, step)` only, so a run that was killed and resumed ends with the
+same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from features.files import read_json, replacing_directory
+
+log = logging.getLogger(__name__)
+
+Objective = Callable[[int, torch.Generator], Tensor]
+"""`objective(step, generator) -> scalar loss`; draws its batch from the generator alone."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long to train, how to step, when to look and when to stop."""
+
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    warmup_steps: int = 20
+    gradient_norm: float = 1.0
+    validate_every: int = 50
+    patience: int = 4  # validations without a new best before stopping
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a run came to: the best validation value, its step, and every (step, loss, value) on the way."""
+
+    best_value: float
+    best_step: int
+    steps: int
+    history: tuple[tuple[int, float, float], ...]
+
+
+@dataclass
+class _State:
+    step: int
+    best_value: float
+    best_step: int
+    history: list[tuple[int, float, float]]
+    best: dict[str, Tensor]
+
+
+def fit(
+    network: nn.Module,
+    objective: Objective,
+    validate: Callable[[], float],
+    *,
+    config: LoopConfig,
+    seed: int,
+    checkpoint: Path | None = None,
+    label: str = "train",
+) -> Fit:
+    """Train `network` in place and leave its best weights in it; `validate` returns higher for better.
+
+    With `checkpoint`, a directory, the state is saved at every validation and found again after a kill.
+    Raises FloatingPointError if the loss is not finite.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    state = _start(network, optimizer, checkpoint)
+    remaining = range(state.step, config.steps)
+    for step in tqdm(remaining, desc=label, initial=state.step, total=config.steps, disable=None, leave=False):
+        if _out_of_patience(state, config):
+            break
+        loss = _step(network, optimizer, objective, step, config=config, seed=seed)
+        state.step = step + 1
+        if state.step % config.validate_every == 0 or state.step == config.steps:
+            _look(network, validate, state, loss)
+            log.info("%s step %d loss %.4f validation %.4f", label, state.step, loss, state.history[-1][2])
+            if checkpoint is not None:
+                _save(network, optimizer, state, checkpoint)
+    network.load_state_dict(state.best)
+    return Fit(state.best_value, state.best_step, state.step, tuple(state.history))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one step: a function of `(seed, step)`, whatever ran before."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63 - 1))
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    step: int,
+    *,
+    config: LoopConfig,
+    seed: int,
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    network.train()
+    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: give it back as it was
+        generator = step_generator(seed, step)
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        loss = objective(step, generator)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _look(network: nn.Module, validate: Callable[[], float], state: _State, loss: float) -> None:
+    network.eval()
+    with torch.no_grad():
+        value = validate()
+    state.history.append((state.step, loss, value))
+    if value > state.best_value:
+        state.best_value, state.best_step = value, state.step
+        state.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _out_of_patience(state: _State, config: LoopConfig) -> bool:
+    return sum(1 for step, _, _ in state.history if step > state.best_step) >= config.patience
+
+
+def _start(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> _State:
+    fresh = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    if checkpoint is None or not (checkpoint / "state.json").is_file():
+        return _State(0, -math.inf, 0, [], fresh)
+    saved = read_json(checkpoint / "state.json")
+    network.load_state_dict(load_file(checkpoint / "last.safetensors"))
+    _load_optimizer(network, optimizer, load_file(checkpoint / "optimizer.safetensors"))
+    history = [(int(step), float(loss), float(value)) for step, loss, value in saved["history"]]
+    best = load_file(checkpoint / "best.safetensors")
+    return _State(saved["step"], saved["best_value"], saved["best_step"], history, best)
+
+
+def _save(network: nn.Module, optimizer: torch.optim.Optimizer, state: _State, checkpoint: Path) -> None:
+    with replacing_directory(checkpoint) as directory:
+        save_file(_untied(network.state_dict()), directory / "last.safetensors")
+        save_file(_untied(state.best), directory / "best.safetensors")
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        moments = {
+            f"{names[id(parameter)]}|{moment}": value.contiguous()
+            for parameter, values in optimizer.state.items()
+            for moment, value in values.items()
+        }
+        save_file(moments, directory / "optimizer.safetensors")
+        summary = {
+            "step": state.step,
+            "best_value": state.best_value,
+            "best_step": state.best_step,
+            "history": state.history,
+        }
+        (directory / "state.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def _load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+    parameters = dict(network.named_parameters())
+    for key, value in moments.items():
+        name, moment = key.rsplit("|", 1)
+        optimizer.state[parameters[name]][moment] = value
+
+
+def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, because safetensors refuses two names for one memory."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}

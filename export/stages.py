@@ -1,0 +1,227 @@
+"""The stages of a night and of a training, as plain functions that the command line and the DAGs both call.
+
+Each takes the configuration first, is recorded in the ledger, skips what is done, and can be killed and run again.
+Heavy libraries are imported by the stage that needs them, so that scoring never loads torch.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from export import ledger, promotion
+from export.ledger import Figures, StageResult
+from export.promotion import champion
+from features.configuration import Configuration
+from features.contracts import FEATURES
+from features.errors import GateFailed
+from features.files import read_json, sha256_of_file
+
+
+def land(configuration: Configuration, date: dt.date) -> StageResult:
+    """Land the raw tables that the night of `date` may know."""
+    from features import landing
+    from features.sources import SourceConfig, open_source
+
+    source = open_source(configuration.section("source", SourceConfig), configuration.file.parent)
+    inputs = {"source": dict(configuration.sections.get("source", {})), "fingerprint": source.fingerprint()}
+    return _once(
+        configuration,
+        "land",
+        date,
+        inputs,
+        lambda: landing.land(configuration, date).figures(),
+        stands=lambda figures: landing.is_landed(configuration, date),
+    )
+
+
+def build(configuration: Configuration, date: dt.date) -> StageResult:
+    """Build the feature partitions of `date`, checked against their contracts."""
+    from features import build as building
+
+    return _once(
+        configuration,
+        "build",
+        date,
+        _feature_inputs(configuration, date),
+        lambda: {"rows": building.build(configuration, date)},
+        stands=lambda figures: all(_partition(configuration, view, date).is_file() for view in FEATURES),
+    )
+
+
+def register(configuration: Configuration) -> StageResult:
+    """Register entities, views and services in Feast, as `feast apply` does."""
+    definitions = sorted((Path(__file__).parents[1] / "features").glob("*.py"))
+    inputs = {path.name: sha256_of_file(path) for path in definitions} | {"state": str(configuration.state)}
+
+    def work() -> Figures:
+        from features.store import register as apply
+
+        return apply(configuration)
+
+    ledgered = ledger.open_ledger(configuration.ledger)
+    return ledger.once(
+        ledgered, "register", "feast", inputs, work, stands=lambda figures: configuration.registry.is_file()
+    )
+
+
+def missing_champions(configuration: Configuration) -> list[str]:
+    """Models that have no promoted artifact yet."""
+    return promotion.missing_champions(configuration)
+
+
+def training_sets(configuration: Configuration, date: dt.date) -> StageResult:
+    """Retrieve both services' training sets from Feast, point in time."""
+    from features.training_sets import SplitConfig, build_training_sets
+
+    split = asdict(configuration.section("training", SplitConfig))
+    return _once(
+        configuration,
+        "training_sets",
+        date,
+        _feature_inputs(configuration, date) | {"split": split},
+        lambda: build_training_sets(configuration, date),
+        stands=lambda figures: (configuration.training_sets / date.isoformat()).is_dir(),
+    )
+
+
+def train(configuration: Configuration, date: dt.date, model: str) -> StageResult:
+    """Train `model`, resuming a run that was killed; the result stays in its checkpoint directory."""
+    from export.learning import learner
+
+    inputs = _training_inputs(configuration, date, model)
+    run = _run_directory(configuration, model, inputs)
+    return _once(
+        configuration,
+        "train",
+        date,
+        inputs,
+        lambda: learner(model).train(configuration, date, run),
+        model=model,
+        stands=lambda figures: run.is_dir(),
+    )
+
+
+def export(configuration: Configuration, date: dt.date, model: str) -> StageResult:
+    """Export the trained `model` to ONNX with its parity; `figures["version"]` is the stored artifact."""
+    from export.learning import learner
+
+    inputs = _training_inputs(configuration, date, model)
+    run = _run_directory(configuration, model, inputs)
+    return _once(
+        configuration,
+        "export",
+        date,
+        inputs,
+        lambda: learner(model).export(configuration, date, run),
+        model=model,
+        stands=lambda figures: (configuration.artifacts / model / figures["version"]).is_dir(),
+    )
+
+
+def promote(configuration: Configuration, version: str) -> Figures:
+    """Make an artifact the champion of its model. Raises GateFailed."""
+    return promotion.promote(configuration, version)
+
+
+def score(configuration: Configuration, date: dt.date) -> StageResult:
+    """Compute the night of `date` with the champions, on ONNX Runtime alone."""
+    from export.scoring import ScoreConfig, score_night
+
+    champions = {model: champion(configuration, model) for model in promotion.MODELS}
+    config = configuration.section("score", ScoreConfig)
+    inputs = {
+        "champions": {model: artifact.version for model, artifact in champions.items()},
+        "partitions": {view: sha256_of_file(_partition(configuration, view, date)) for view in FEATURES},
+        "score": asdict(config),
+    }
+    return _once(
+        configuration,
+        "score",
+        date,
+        inputs,
+        lambda: score_night(configuration, date, champions, config),
+        stands=lambda figures: (configuration.scored / date.isoformat() / "scored.json").is_file(),
+    )
+
+
+def stage(configuration: Configuration, date: dt.date) -> StageResult:
+    """Lay the scored night out as a release; `figures["release_id"]` is its content address."""
+    from export import release
+
+    scored = configuration.scored / date.isoformat()
+    about = read_json(scored / "scored.json")
+    inputs = {path.name: sha256_of_file(path) for path in sorted(scored.iterdir())}
+    return _once(
+        configuration,
+        "stage",
+        date,
+        inputs,
+        lambda: {"release_id": release.stage(configuration, date, scored, about)},
+        stands=lambda figures: release.is_known(configuration, figures["release_id"]),
+    )
+
+
+def audit(configuration: Configuration, release_id: str) -> Figures:
+    """Judge a staged release. Raises GateFailed if a gate refuses; what is served stays."""
+    from export.audit import audit as judge
+
+    report = judge(configuration, release_id)
+    if report.refused:
+        raise GateFailed(f"release {release_id}", report.refused)
+    return report.record()
+
+
+def publish(
+    configuration: Configuration, release_id: str, *, published_at: dt.datetime, force_reason: str | None = None
+) -> Figures:
+    """Put an audited release live by one pointer swap, never backwards in date."""
+    from export import release
+
+    return asdict(release.publish(configuration, release_id, published_at=published_at, force_reason=force_reason))
+
+
+def _once(
+    configuration: Configuration,
+    name: str,
+    date: dt.date,
+    inputs: Mapping[str, Any],
+    work: Any,
+    *,
+    stands: Any,
+    model: str | None = None,
+) -> StageResult:
+    key = date.isoformat() + (f"/{model}" if model else "")
+    return ledger.once(ledger.open_ledger(configuration.ledger), name, key, inputs, work, stands=stands)
+
+
+def _partition(configuration: Configuration, view: str, date: dt.date) -> Path:
+    return configuration.features / view / f"date={date.isoformat()}.parquet"
+
+
+def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, Any]:
+    from features.landing import raw_tables
+    from features.transforms import FeatureConfig
+
+    raw = raw_tables(configuration, date)
+    files = [raw.users, raw.items, raw.social_edges, *raw.events]
+    return {
+        "raw": [sha256_of_file(path) for path in files],
+        "features": asdict(configuration.section("features", FeatureConfig)),
+    }
+
+
+def _training_inputs(configuration: Configuration, date: dt.date, model: str) -> dict[str, Any]:
+    from features.training_sets import read_training_set
+
+    fingerprint = read_training_set(configuration, date, f"{model}_training_v1").fingerprint
+    return {"training_set": fingerprint, "config": dict(configuration.sections.get(model, {}))}
+
+
+def _run_directory(configuration: Configuration, model: str, inputs: Mapping[str, Any]) -> Path:
+    from features.files import sha256_of_json
+
+    return configuration.checkpoints / model / sha256_of_json(inputs)[:12]

@@ -90,7 +90,7 @@ def training_sets(configuration: Configuration, date: dt.date) -> StageResult:
 
 def train(configuration: Configuration, date: dt.date, model: str) -> StageResult:
     """Train `model`, resuming a run that was killed; the result stays in its checkpoint directory."""
-    from export.learning import learner
+    from export import learning
 
     inputs = _training_inputs(configuration, date, model)
     run = _run_directory(configuration, model, inputs)
@@ -99,7 +99,7 @@ def train(configuration: Configuration, date: dt.date, model: str) -> StageResul
         "train",
         date,
         inputs,
-        lambda: learner(model).train(configuration, date, run),
+        lambda: learning.train(configuration, date, model, run=run),
         model=model,
         stands=lambda figures: run.is_dir(),
     )
@@ -107,7 +107,7 @@ def train(configuration: Configuration, date: dt.date, model: str) -> StageResul
 
 def export(configuration: Configuration, date: dt.date, model: str) -> StageResult:
     """Export the trained `model` to ONNX with its parity; `figures["version"]` is the stored artifact."""
-    from export.learning import learner
+    from export import learning
 
     inputs = _training_inputs(configuration, date, model)
     run = _run_directory(configuration, model, inputs)
@@ -116,7 +116,7 @@ def export(configuration: Configuration, date: dt.date, model: str) -> StageResu
         "export",
         date,
         inputs,
-        lambda: learner(model).export(configuration, date, run),
+        lambda: learning.export(configuration, date, model, run=run),
         model=model,
         stands=lambda figures: (configuration.artifacts / model / figures["version"]).is_dir(),
     )

@@ -1,0 +1,247 @@
+"""`attractor`: the command line. Exit codes: 0 done, 1 error, 2 usage, 3 a gate refused, 4 stale."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from export import night as nights
+from export import stages
+from export.initialisation import configuration_text, initialise
+from export.ledger import StageResult
+from export.promotion import MODELS
+from features.configuration import FILE_NAME, Configuration, load
+from features.errors import AttractorError, GateFailed
+from features.windows import parse_date
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Date(click.ParamType):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.date:
+        if isinstance(value, dt.date):
+            return value
+        try:
+            return parse_date(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_date = click.option("--date", required=True, type=_Date(), help="The night: everything strictly before it is known.")
+_model = click.option("--model", type=click.Choice(MODELS), default=None, help="One model; both if left out.")
+_force = click.option("--force-reason", default=None, help="Publish although a gate refused; recorded in the release.")
+
+
+def _common(command: Command) -> Command:
+    """`--config` and `--json`, which every command takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
+    return click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        help=f"Configuration file; else $ATTRACTOR_CONFIG, else {FILE_NAME} here, above or in the clone.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="attractor")
+def cli() -> None:
+    """Every night, for every user: what interests them next, and which items attract them."""
+
+
+@cli.command()
+@_common
+@click.option("--source", type=click.Choice(["synthetic", "lastfm", "parquet"]), required=True)
+@click.option("--path", default="", help="Directory of the data, for lastfm and parquet.")
+@click.option("--users", type=click.IntRange(100, 1_000_000), default=None, help="Size of a synthetic market.")
+@click.option("--seed", type=int, default=None, help="Seed of a synthetic market.")
+@click.option("--state", default=None, help="State directory; by default .attractor/<source>-<hash>.")
+def init(
+    file: Path | None, as_json: bool, source: str, path: str, users: int | None, seed: int | None, state: str | None
+) -> None:
+    """Write attractor.toml for a source; a configuration that stood there is kept as *.previous."""
+    if (source == "synthetic") == bool(path):
+        raise click.UsageError("--path goes with --source lastfm or parquet, and they need it")
+    target = file or Path(FILE_NAME)
+    section = {"kind": source}
+    if path:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise click.UsageError(f"--path {path}: no such directory")
+        section["path"] = str(folder.resolve())
+    section |= {k: v for k, v in {"users": users, "seed": seed}.items() if v is not None}  # type: ignore[misc]
+    kept = initialise(target, configuration_text(section, state=state))
+    configuration = load(target)
+    _say(
+        {"config": str(configuration.file), "state": str(configuration.state), "kept": str(kept) if kept else None},
+        as_json,
+        [f"wrote {configuration.file}", f"state in {configuration.state}"]
+        + ([f"the configuration before it is kept in {kept}"] if kept else [])
+        + ["next: attractor night --date YYYY-MM-DD"],
+    )
+
+
+@cli.command()
+@_common
+@_date
+@_force
+def night(file: Path | None, as_json: bool, date: dt.date, force_reason: str | None) -> None:
+    """Run the whole night: land, build, train what has no champion, score, audit, publish."""
+    from export.summary import summarise, summary_text
+
+    configuration = load(file)
+    nights.run_night(configuration, date, published_at=_now(), announce=_announce, force_reason=force_reason)
+    summary = summarise(configuration, date)
+    _say(summary, as_json, [summary_text(summary)])
+
+
+@cli.command()
+@_common
+@_date
+def report(file: Path | None, as_json: bool, date: dt.date) -> None:
+    """Show what the night of a date came to: rows, metrics, gates, release, recommendations."""
+    from export.summary import summarise, summary_text
+
+    summary = summarise(load(file), date)
+    _say(summary, as_json, [summary_text(summary)])
+
+
+@cli.command()
+@_common
+@_date
+def land(file: Path | None, as_json: bool, date: dt.date) -> None:
+    """Land the raw tables that the night of a date may know."""
+    _say_result(stages.land(load(file), date), as_json)
+
+
+@cli.command()
+@_common
+@_date
+def build(file: Path | None, as_json: bool, date: dt.date) -> None:
+    """Build the feature partitions of a date."""
+    _say_result(stages.build(load(file), date), as_json)
+
+
+@cli.command()
+@_common
+def register(file: Path | None, as_json: bool) -> None:
+    """Register entities, views and services in Feast, like `feast -c features apply`."""
+    _say_result(stages.register(load(file)), as_json)
+
+
+@cli.command()
+@_common
+@_date
+@_model
+def train(file: Path | None, as_json: bool, date: dt.date, model: str | None) -> None:
+    """Train on what was known at a date, export to ONNX, and promote through the gates."""
+    configuration = load(file)
+    nights.prepare(configuration, date, announce=_announce)
+    chosen = [model] if model else list(MODELS)
+    promotions = nights.run_training(configuration, date, chosen, announce=_announce)
+    lines = [f"{p['version']} promoted: " + "; ".join(gate["sentence"] for gate in p["gates"]) for p in promotions]
+    _say({"promotions": promotions}, as_json, lines)
+
+
+@cli.command()
+@_common
+@_date
+@click.option("--model", type=click.Choice(MODELS), required=True)
+def export(file: Path | None, as_json: bool, date: dt.date, model: str) -> None:
+    """Export a trained model to ONNX, with its parity, without promoting it."""
+    _say_result(stages.export(load(file), date, model), as_json)
+
+
+@cli.command()
+@_common
+@click.argument("version")
+def promote(file: Path | None, as_json: bool, version: str) -> None:
+    """Make an artifact the champion of its model, if its gates allow."""
+    figures = stages.promote(load(file), version)
+    _say(figures, as_json, [f"{gate['gate']}: {gate['decision']}, {gate['sentence']}" for gate in figures["gates"]])
+
+
+@cli.command()
+@_common
+@_date
+def score(file: Path | None, as_json: bool, date: dt.date) -> None:
+    """Compute the embeddings and attraction lists of a night."""
+    _say_result(stages.score(load(file), date), as_json)
+
+
+@cli.command()
+@_common
+@_date
+def stage(file: Path | None, as_json: bool, date: dt.date) -> None:
+    """Lay a scored night out as a release, not yet served."""
+    _say_result(stages.stage(load(file), date), as_json)
+
+
+@cli.command()
+@_common
+@click.argument("release_id")
+def audit(file: Path | None, as_json: bool, release_id: str) -> None:
+    """Judge a staged release; exit code 3 if a gate refuses."""
+    figures = stages.audit(load(file), release_id)
+    _say(figures, as_json, [f"{gate['gate']}: {gate['sentence']}" for gate in figures["gates"]])
+
+
+@cli.command()
+@_common
+@click.argument("release_id")
+@_force
+def publish(file: Path | None, as_json: bool, release_id: str, force_reason: str | None) -> None:
+    """Put an audited release live; an older night than the one served is kept but not served."""
+    figures = stages.publish(load(file), release_id, published_at=_now(), force_reason=force_reason)
+    _say(figures, as_json, [f"{key}: {value}" for key, value in figures.items()])
+
+
+def _announce(name: str, result: StageResult | None) -> None:
+    if result is None:
+        click.echo(f"{name} …", err=True)
+    elif result.reused:
+        click.echo(f"{name}: done before on the same inputs, re-used", err=True)
+    else:
+        click.echo(f"{name}: {result.seconds:.1f} s", err=True)
+
+
+def _say(value: Any, as_json: bool, lines: list[str]) -> None:
+    click.echo(json.dumps(value, indent=2, default=str) if as_json else "\n".join(lines))
+
+
+def _say_result(result: StageResult, as_json: bool) -> None:
+    note = "re-used" if result.reused else f"{result.seconds:.1f} s"
+    figures = json.dumps(result.figures, indent=2, default=str)
+    _say(result.figures, as_json, [f"{result.stage} {result.key} ({note})", figures])
+
+
+def _now() -> dt.datetime:
+    """The only clock of the product: the moment a release goes live is read here, at its edge."""
+    return dt.datetime.now(dt.UTC)
+
+
+def main() -> None:
+    """Entry point: Attractor's own errors become one line and their exit code; anything else is a bug and is shown."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        cli()
+    except GateFailed as refusal:
+        click.echo(f"refused: {refusal}", err=True)
+        sys.exit(3)
+    except AttractorError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

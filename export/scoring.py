@@ -1,0 +1,42 @@
+"""Score a night: both champions over the feature partitions of one date, on ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from export.artifacts import Artifact
+from export.ledger import Figures
+from features.configuration import Configuration
+from features.files import replacing_directory, write_json
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How the night is computed."""
+
+    top_k: int = 50  # attraction list length
+
+
+def score_night(
+    configuration: Configuration, date: dt.date, champions: Mapping[str, Artifact], config: ScoreConfig
+) -> Figures:
+    """Write every published table of the night and `scored.json`, which says what made them; all or nothing."""
+    from export.dicer_scoring import score_dicer
+    from export.karma_scoring import score_karma
+
+    with replacing_directory(configuration.scored / date.isoformat()) as out:
+        figures = {
+            **score_karma(champions["karma"], configuration, date, out),
+            **score_dicer(champions["dicer"], configuration, date, out, top_k=config.top_k),
+        }
+        about = {
+            "date": date.isoformat(),
+            "models": {model: artifact.version for model, artifact in champions.items()},
+            "space_id": champions["karma"].manifest["about"]["space_id"],
+            "metrics": {model: artifact.manifest["about"]["metrics"] for model, artifact in champions.items()},
+            "figures": figures,
+        }
+        write_json(out / "scored.json", about)
+    return figures

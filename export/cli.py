@@ -17,7 +17,7 @@ from export import stages
 from export.initialisation import configuration_text, initialise
 from export.ledger import StageResult
 from export.promotion import MODELS
-from features.configuration import FILE_NAME, Configuration, load
+from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
 from features.windows import parse_date
 

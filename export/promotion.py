@@ -36,7 +36,10 @@ class Verdict:
 def judge(artifact: Artifact, config: GateConfig) -> list[Verdict]:
     """The verdict of every promotion gate on `artifact`. A missing or non-finite figure refuses."""
     about = artifact.manifest["about"]
-    return [_parity(about), _finite(about), _baseline(about, HEADLINE[artifact.model], config)]
+    verdicts = [_parity(about), _finite(about)]
+    if verdicts[-1].decision == "passed":
+        verdicts.append(_baseline(about, HEADLINE[artifact.model], config))
+    return verdicts
 
 
 def promote(configuration: Configuration, version: str) -> dict[str, Any]:
@@ -75,7 +78,9 @@ def _parity(about: Mapping[str, Any]) -> Verdict:
     worst = max((record["worst"] for record in graphs.values()), default=math.nan)
     sentence = f"parity of {len(graphs)} graphs, worst difference {worst:.1e}"
     if failed or not graphs:
-        return Verdict("parity", "refused", f"{sentence}, outside tolerance in {', '.join(failed) or 'no graph at all'}")
+        return Verdict(
+            "parity", "refused", f"{sentence}, outside tolerance in {', '.join(failed) or 'no graph at all'}"
+        )
     return Verdict("parity", "passed", sentence)
 
 

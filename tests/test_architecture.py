@@ -55,7 +55,9 @@ def test_imports_point_one_way_and_heavy_libraries_have_one_owner(path: Path) ->
             assert layer == "export", f"{path}: only export may import {module}"
 
 
-@pytest.mark.parametrize("package", ["features", "models", "export", "features/sources", "models/karma", "models/dicer"])
+@pytest.mark.parametrize(
+    "package", ["features", "models", "export", "features/sources", "models/karma", "models/dicer"]
+)
 def test_a_package_imports_nothing_heavy_by_itself(package: str) -> None:
     heavy = {"feast", "torch", "transformers", "torch_geometric", "onnxruntime", "pandas", "airflow"}
     file = ROOT / package / "__init__.py"

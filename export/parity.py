@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,25 @@ class Parity:
 
     @property
     def worst(self) -> float:
-        """The largest difference of all; NaN if any is NaN."""
-        return float(np.max(list(self.differences.values())))
+        """The largest difference of all; NaN if any is NaN or there was no case."""
+        return float(np.max(list(self.differences.values()))) if self.differences else math.nan
 
     @property
     def holds(self) -> bool:
         """Whether there was a case at all and every difference is a number within the tolerance."""
-        return bool(self.differences) and bool(self.worst <= self.tolerance)
+        return self.worst <= self.tolerance
 
     def record(self) -> dict[str, Any]:
-        """As JSON for the artifact."""
-        return {**asdict(self), "worst": self.worst, "holds": self.holds}
+        """As JSON for the artifact; a difference that is not a finite number is null."""
+        differences = {name: value if math.isfinite(value) else None for name, value in self.differences.items()}
+        worst = self.worst if math.isfinite(self.worst) else None
+        return {
+            "graph": self.graph,
+            "tolerance": self.tolerance,
+            "differences": differences,
+            "worst": worst,
+            "holds": self.holds,
+        }
 
     def require(self) -> None:
         """Raise ParityFailed, naming the worst case, unless parity holds."""

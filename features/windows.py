@@ -49,3 +49,17 @@ def parse_date(text: str) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f"expected a date as YYYY-MM-DD, got {text!r}") from error
+
+
+def night_of(param: str | None, interval_end: dt.datetime | None, run_after: dt.datetime) -> dt.date:
+    """The night that a scheduler's run is for: what was asked, else where its interval ends, else the day it was due.
+
+    An instant within a day means the midnight, UTC, before it: no night knows more than its run may know.
+    Raises ValueError if `param` is not `YYYY-MM-DD` or an instant has no time zone.
+    """
+    if param is not None:
+        return parse_date(param)
+    moment = interval_end if interval_end is not None else run_after
+    if moment.utcoffset() is None:
+        raise ValueError(f"expected an instant with a time zone, got {moment.isoformat()}")
+    return moment.astimezone(dt.UTC).date()

@@ -1,0 +1,277 @@
+"""The release writer: publish, roll back, retire, list; `export/staging.py` stages and `export/audit.py` judges.
+
+Publication is a row of steps, each durable before the next begins, and each of them is skipped if it stands. A process
+that is killed anywhere leaves the release before it live; running `publish` again completes what was begun.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from export import history
+from export.audit import AuditReport, audit, standing_report
+from export.locks import exclusive
+from export.release_report import render
+from export.staging import LOCK, directory_of, is_known, is_released, stage, standing
+from features.configuration import Configuration
+from features.contracts import PUBLISHED
+from features.errors import GateFailed, MissingInput
+from features.files import fsync, is_temporary, read_json, sha256_of_file, temporary_sibling, write_json, write_text
+from features.releases import (
+    AUDIT,
+    MANIFEST,
+    POINTER,
+    READY,
+    RELEASES,
+    REPORT,
+    STAGING,
+    Pointer,
+    open_release,
+    open_releases,
+    read_object,
+    read_pointer,
+    verify,
+)
+
+__all__ = ["Publication", "is_known", "publish", "releases", "rollback", "stage", "status"]
+
+KEEP_RELEASES = 7
+"""Releases that stay on disk for rolling back, beside the live one and the one before it; never below 3."""
+
+KEEP_STAGED = 7
+"""Refused or forgotten nights that stay in staging to be looked at."""
+
+KEEP_HISTORY = 400
+"""Entries of the pointer's history: more than a year of nights."""
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[str], None]
+"""Told the name of each step once it is durable."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a publication or a rollback came to."""
+
+    release_id: str
+    live: bool  # whether `release_id` is what is served now
+    published_at: str  # since when the live release is live
+    previous: str | None  # what a rollback would serve
+    sentence: str
+    force_reason: str | None = None
+
+
+def publish(
+    configuration: Configuration,
+    release_id: str,
+    *,
+    published_at: dt.datetime,
+    force_reason: str | None = None,
+    step: Step = log.debug,
+) -> Publication:
+    """Put a staged release live, if its audit passes or `force_reason` says why to serve it all the same.
+
+    A release older than the live one is kept but not served, as is one that was rolled back, unless forced.
+    Publishing what is live changes nothing. Raises GateFailed; what is served then stays and the release stays staged.
+    """
+    store = configuration.releases
+    with exclusive(store / LOCK):
+        _sweep(store)
+        if not is_released(store, release_id):
+            _admit(configuration, release_id, published_at=published_at, force_reason=force_reason, step=step)
+        pointer = read_pointer(store)
+        refusal = _why_not_live(pointer, release_id, force_reason)
+        if refusal is None and (pointer is None or pointer.release_id != release_id):
+            pointer = _moved(pointer, release_id, "publish", published_at=published_at, reason=force_reason)
+            write_json(store / POINTER, pointer.record())
+            step("pointed")
+        assert pointer is not None
+        history.complete(configuration, pointer)
+        step("history")
+        _retire(store, pointer, spared=release_id)
+        step("retired")
+    sentence = refusal or f"{release_id} is live since {pointer.published_at.isoformat()}"
+    return _publication(release_id, pointer, sentence, force_reason)
+
+
+def rollback(configuration: Configuration, *, published_at: dt.datetime, to: str | None = None) -> Publication:
+    """Serve the release before the live one again, or the one named `to`; nothing is copied or recomputed.
+
+    What is rolled back does not come live again by publishing the same release, only by `force_reason` or `to`.
+    Raises MissingInput if there is nothing to go back to, ArtifactCorrupt if it cannot be read.
+    """
+    store = configuration.releases
+    with exclusive(store / LOCK):
+        pointer = read_pointer(store)
+        if pointer is None:
+            raise MissingInput(f"no release is published in {store}: nothing to roll back")
+        target = to or pointer.previous
+        if target is None:
+            raise MissingInput(f"no release before {pointer.release_id} is kept in {store}; name one of `releases`")
+        open_releases(store).open(target)
+        if target == pointer.release_id:
+            return _publication(target, pointer, f"{target} is live already", None)
+        left = pointer.release_id
+        pointer = _moved(pointer, target, "rollback", published_at=published_at, reason=None)
+        pointer = replace(pointer, previous=_before(store, pointer, target))
+        write_json(store / POINTER, pointer.record())
+    return _publication(target, pointer, f"{target} is live again instead of {left}", None)
+
+
+def releases(configuration: Configuration) -> list[dict[str, Any]]:
+    """Every release on disk, newest night first: id, date, state, rows by table, the audit's decision, when it served.
+
+    The state is `live`, `previous`, `kept`, `staged` or `refused`.
+    """
+    store = configuration.releases
+    pointer = read_pointer(store)
+    found = [store / folder / name for folder in (RELEASES, STAGING) for name in standing(store / folder, MANIFEST)]
+    listed = [_listed(directory, pointer) for directory in found]
+    return sorted(listed, key=lambda entry: str(entry["release_id"]), reverse=True)
+
+
+def status(configuration: Configuration) -> dict[str, Any]:
+    """What is served now, since when, what a rollback would serve, what waits; `live` is None at first."""
+    pointer = read_pointer(configuration.releases)
+    listed = releases(configuration)
+    live = next((entry for entry in listed if entry["state"] == "live"), None)
+    return {
+        "live": live,
+        "published_at": pointer.published_at.isoformat() if pointer else None,
+        "previous": pointer.previous if pointer else None,
+        "kept": sum(entry["state"] in {"live", "previous", "kept"} for entry in listed),
+        "waiting": [entry["release_id"] for entry in listed if entry["state"] in {"staged", "refused"}],
+        "last": dict(pointer.history[-1]) if pointer else None,
+    }
+
+
+def _admit(
+    configuration: Configuration,
+    release_id: str,
+    *,
+    published_at: dt.datetime,
+    force_reason: str | None,
+    step: Step,
+) -> None:
+    """Audit, report, move out of staging, mark ready."""
+    store = configuration.releases
+    directory = directory_of(store, release_id)
+    verify(open_release(directory))
+    report = standing_report(configuration, release_id) or audit(configuration, release_id)
+    step("audited")
+    if report.refused and not force_reason:
+        raise GateFailed(f"release {release_id}", report.refused)
+    page = render(read_object(directory / MANIFEST), report, force_reason=force_reason)
+    write_text(directory / REPORT, page)
+    step("reported")
+    released = store / RELEASES / release_id
+    if directory != released:
+        released.parent.mkdir(exist_ok=True)
+        directory.rename(released)
+        fsync(released.parent)
+        fsync(directory.parent)
+        step("moved")
+    write_json(released / READY, _ready(released, report, published_at, force_reason))
+    step("ready")
+
+
+def _ready(released: Path, report: AuditReport, admitted_at: dt.datetime, force_reason: str | None) -> dict[str, Any]:
+    return {
+        "manifest_sha256": sha256_of_file(released / MANIFEST),
+        "audit_sha256": sha256_of_file(released / AUDIT),
+        "refused_gates": report.refused,
+        "force_reason": force_reason,
+        "admitted_at": admitted_at.isoformat(),
+    }
+
+
+def _why_not_live(pointer: Pointer | None, release_id: str, force_reason: str | None) -> str | None:
+    if pointer is None or pointer.release_id == release_id:
+        return None
+    if release_id[:10] < pointer.release_id[:10]:
+        return f"{release_id} is kept but not served: the live release {pointer.release_id} is of a later night"
+    if release_id in pointer.withdrawn and not force_reason:
+        return f"{release_id} was rolled back and stays so: roll back to it by name, or publish it with a reason"
+    return None
+
+
+def _moved(
+    pointer: Pointer | None, release_id: str, action: str, *, published_at: dt.datetime, reason: str | None
+) -> Pointer:
+    """The pointer at `release_id`, with the move in its history and what the move took back in `withdrawn`."""
+    before = pointer.history if pointer else ()
+    replaced = pointer.release_id if pointer else None
+    entry = {
+        "release_id": release_id,
+        "action": action,
+        "at": published_at.isoformat(),
+        "replaced": replaced,
+        "reason": reason,
+    }
+    withdrawn = set(pointer.withdrawn if pointer else ())
+    if action == "rollback":
+        names = [str(past["release_id"]) for past in before]
+        since = len(names) - names[::-1].index(release_id) if release_id in names else len(names) - 1
+        withdrawn |= set(names[since:])
+    entries = (*before, entry)[-KEEP_HISTORY:]
+    return Pointer(release_id, published_at, replaced, entries, tuple(sorted(withdrawn - {release_id})))
+
+
+def _before(store: Path, pointer: Pointer, release_id: str) -> str | None:
+    """What served before `release_id` was first put live, if it is still kept: where a second rollback goes."""
+    replaced = {str(entry["release_id"]): entry["replaced"] for entry in reversed(pointer.history)}
+    before = replaced[release_id]
+    return before if before is not None and before != release_id and is_released(store, before) else None
+
+
+def _retire(store: Path, pointer: Pointer, *, spared: str) -> None:
+    """Delete old releases and old staged nights: set aside by a rename first, so that none is ever half there."""
+    kept = {pointer.release_id, pointer.previous, spared}
+    for folder, keep in ((RELEASES, max(3, KEEP_RELEASES)), (STAGING, KEEP_STAGED)):
+        for name in standing(store / folder, MANIFEST)[:-keep]:
+            if name not in kept:
+                aside = temporary_sibling(store / folder / name)
+                (store / folder / name).rename(aside)
+                shutil.rmtree(aside)
+                log.info("retired %s", name)
+
+
+def _sweep(store: Path) -> None:
+    """Remove what a killed retirement set aside."""
+    for path in (store / RELEASES).glob("*"):
+        if is_temporary(path):
+            shutil.rmtree(path)
+
+
+def _listed(directory: Path, pointer: Pointer | None) -> dict[str, Any]:
+    manifest = read_object(directory / MANIFEST)
+    name = manifest["release_id"]
+    decision = read_object(directory / AUDIT)["decision"] if (directory / AUDIT).is_file() else None
+    ready = read_json(directory / READY) if (directory / READY).is_file() else None
+    if ready is None:
+        state = "refused" if decision == "refused" else "staged"
+    elif pointer is not None and name in (pointer.release_id, pointer.previous):
+        state = "live" if name == pointer.release_id else "previous"
+    else:
+        state = "kept"
+    return {
+        "release_id": name,
+        "date": manifest["date"],
+        "state": state,
+        "rows": {view: manifest["views"][view]["rows"] for view in PUBLISHED},
+        "audit": decision,
+        "force_reason": ready["force_reason"] if ready else None,
+        "served": [dict(entry) for entry in pointer.history if entry["release_id"] == name] if pointer else [],
+    }
+
+
+def _publication(release_id: str, pointer: Pointer, sentence: str, force_reason: str | None) -> Publication:
+    live = pointer.release_id == release_id
+    return Publication(release_id, live, pointer.published_at.isoformat(), pointer.previous, sentence, force_reason)

@@ -1,0 +1,224 @@
+"""Lay a scored night out as a release: sorted, indexed, memory-mappable, addressed by its content.
+
+A draft is written beside the staged releases and renamed when it is whole, so a killed run leaves at most one
+draft a date, which the next run of that date removes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from export.locks import exclusive
+from features.configuration import Configuration
+from features.contracts import PUBLISHED, Table
+from features.errors import ContractViolation, MissingInput
+from features.files import fsync, fsync_tree, is_temporary, sha256_of_file, write_json
+from features.key_index import key_hashes, write_index
+from features.release_table import BATCH_ROWS, INDEX_FOLDER, ROWS_FILE, embedding_columns, stored_schema
+from features.releases import MANIFEST, READY, RELEASES, STAGING, contract_of, release_id_of
+from features.windows import night_window
+
+LOCK = ".lock"
+SORT_MEMORY = "1GB"
+"""Above it DuckDB sorts on disk, inside the draft."""
+
+_FILE_ROW = "file_row_number"
+
+
+def stage(configuration: Configuration, date: dt.date, scored: Path, about: Mapping[str, Any]) -> str:
+    """Write `<scored>/<view>.parquet` of every published view as a staged release and return its id.
+
+    `about` is `scored.json`: `date`, `models`, `space_id`, `metrics`, `figures`. The same content gives the same id
+    and changes nothing. Raises MissingInput without a scored file, ContractViolation if one cannot be laid out:
+    columns or types differ, a value is missing, vectors differ in length.
+    """
+    if about["date"] != date.isoformat():
+        raise MissingInput(f"{scored} was scored for {about['date']}, asked for {date}; run `attractor score`")
+    staging = configuration.releases / STAGING
+    with exclusive(staging / f".lock-{date}"):
+        draft = staging / f".tmp-{date}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            views = {
+                view: write_table(scored / f"{view}.parquet", table, draft)
+                for view, table in tqdm(PUBLISHED.items(), desc="stage", disable=None, leave=False)
+            }
+            manifest = _manifest(draft, date, views, about)
+            write_json(draft / MANIFEST, manifest)
+            fsync_tree(draft)
+            return _settle(configuration.releases, draft, manifest["release_id"])
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def is_known(configuration: Configuration, release_id: str) -> bool:
+    """Whether a release of that id is staged or released."""
+    staged = (configuration.releases / STAGING / release_id / MANIFEST).is_file()
+    return staged or is_released(configuration.releases, release_id)
+
+
+def is_released(store: Path, release_id: str) -> bool:
+    """Whether a release passed publication: it is complete and may be served."""
+    return (store / RELEASES / release_id / READY).is_file()
+
+
+def standing(folder: Path, mark: str) -> list[str]:
+    """Names of the releases in `folder` that hold the file `mark`, oldest night first."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{mark}") if not is_temporary(path.parent))
+
+
+def directory_of(store: Path, release_id: str) -> Path:
+    """Where a release stands, staged or released. Raises MissingInput if nowhere."""
+    for folder in (RELEASES, STAGING):
+        if (store / folder / release_id / MANIFEST).is_file():
+            return store / folder / release_id
+    raise MissingInput(f"no release {release_id} in {store}, staged or released; run `attractor stage`")
+
+
+def write_table(source: Path, table: Table, draft: Path) -> dict[str, int]:
+    """Sort one scored file by key into `<draft>/<view>/rows.arrow` with its index; its row count and dimension.
+
+    Memory holds one record batch, DuckDB's sort buffer and 8 bytes a row.
+    """
+    dimension = _dimension(source, table)
+    schema = stored_schema(table, dimension)
+    file = draft / table.name / ROWS_FILE
+    file.parent.mkdir()
+    hashes = [np.empty(0, np.uint64)]
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in _sorted_batches(source, table, draft / ".sort"):
+            stored = _laid_out(batch, table, schema)
+            writer.write_batch(stored)
+            hashes.append(key_hashes([stored.column(name) for name in table.key]))
+        if len(hashes) == 1:
+            writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
+    shutil.rmtree(draft / ".sort", ignore_errors=True)
+    write_index(draft / INDEX_FOLDER, table.name, np.concatenate(hashes))
+    return {"rows": sum(map(len, hashes)), "dimension": dimension}
+
+
+def _manifest(draft: Path, date: dt.date, views: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    window = night_window(date)
+    manifest: dict[str, Any] = {
+        "date": date.isoformat(),
+        "contracts": {view: contract_of(table) for view, table in PUBLISHED.items()},
+        "files": {
+            str(path.relative_to(draft)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for path in sorted(draft.rglob("*"))
+            if path.is_file()
+        },
+        "models": dict(about["models"]),
+        "space_id": about["space_id"],
+        "window": {"start": window.start.isoformat(), "end": window.end.isoformat()},
+        "views": dict(views),
+        "metrics": dict(about["metrics"]),
+        "figures": dict(about["figures"]),
+        "version": version("attractor"),
+    }
+    return manifest | {"release_id": release_id_of(manifest)}
+
+
+def _settle(store: Path, draft: Path, release_id: str) -> str:
+    """Put the draft in its place; a staged twin gives way because its figures may be older, a released one stays."""
+    with exclusive(store / LOCK):
+        if not (store / RELEASES / release_id).exists():
+            target = store / STAGING / release_id
+            shutil.rmtree(target, ignore_errors=True)
+            draft.rename(target)
+            fsync(target.parent)
+    return release_id
+
+
+def _dimension(source: Path, table: Table) -> int:
+    """Check the file's columns against the contract; the length of its first vector, 0 where there is none."""
+    if not source.is_file():
+        raise MissingInput(f"{source} does not exist; run `attractor score`")
+    schema = pq.read_schema(source)
+    for name in schema.names:
+        if name not in table.schema.names:
+            raise ContractViolation(table.name, name, f"only the columns {table.schema.names}", value=name)
+    for field in table.schema:
+        came = schema.field(field.name).type if field.name in schema.names else None
+        fixed = came is not None and pa.types.is_fixed_size_list(came) and pa.list_(came.value_type) == field.type
+        if came != field.type and not fixed:
+            raise ContractViolation(table.name, field.name, f"a column of type {field.type}", value=str(came))
+    for name in embedding_columns(table):
+        for batch in pq.ParquetFile(source).iter_batches(1, columns=[name]):
+            return int(pc.list_value_length(batch.column(0))[0].as_py() or 0)
+    return 0
+
+
+def _sorted_batches(source: Path, table: Table, scratch: Path) -> Iterator[pa.Table]:
+    """Rows in key order, BATCH_ROWS at a time, with the row number each had in the file."""
+    order = ", ".join(f'"{name}"' for name in (*table.key, _FILE_ROW))
+    columns = ", ".join(f'"{name}"' for name in (*table.schema.names, _FILE_ROW))
+    with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(scratch)}) as connection:
+        query = f"SELECT {columns} FROM read_parquet(?, file_row_number = true) ORDER BY {order}"
+        waiting: list[pa.RecordBatch] = []
+        for batch in connection.execute(query, [str(source)]).to_arrow_reader(BATCH_ROWS):
+            waiting.append(batch)
+            while sum(map(len, waiting)) >= BATCH_ROWS:
+                together = pa.Table.from_batches(waiting)
+                yield together.slice(0, BATCH_ROWS)
+                waiting = together.slice(BATCH_ROWS).to_batches()
+        if sum(map(len, waiting)):
+            yield pa.Table.from_batches(waiting)
+
+
+def _laid_out(rows: pa.Table, table: Table, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows as one batch of the stored schema. Raises ContractViolation at the first value that does not fit."""
+    numbers = rows.column(_FILE_ROW)
+    columns = []
+    for field in schema:
+        column = rows.column(field.name).combine_chunks()
+        if not field.nullable and column.null_count:
+            _refuse(table, field.name, "a value", numbers, pc.is_null(column))
+        if pa.types.is_fixed_size_list(field.type):
+            lengths = pc.list_value_length(column)
+            wrong = pc.not_equal(lengths, field.type.list_size)
+            if pc.any(wrong).as_py():
+                _refuse(table, field.name, f"a vector of {field.type.list_size}", numbers, wrong, value=lengths)
+        if pa.types.is_nested(field.type):
+            _check_elements(table, field.name, column, numbers)
+        columns.append(_cast(column, field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _check_elements(table: Table, name: str, column: pa.Array, numbers: pa.ChunkedArray) -> None:
+    missing = pc.is_null(pc.list_flatten(column))
+    if pc.any(missing).as_py():
+        parent = pc.list_parent_indices(column).filter(missing)[0].as_py()
+        raise ContractViolation(table.name, name, "a list without nulls", row=numbers[parent].as_py())
+
+
+def _cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(wanted) and not pa.types.is_fixed_size_list(column.type):
+        return pa.FixedSizeListArray.from_arrays(pc.list_flatten(column), type=wanted)
+    return column.cast(wanted)
+
+
+def _refuse(
+    table: Table,
+    column: str,
+    rule: str,
+    numbers: pa.ChunkedArray,
+    wrong: pa.Array,
+    *,
+    value: pa.Array | None = None,
+) -> None:
+    place = pc.index(wrong, True).as_py()
+    came = value[place].as_py() if value is not None else None
+    raise ContractViolation(table.name, column, rule, row=numbers[place].as_py(), value=came)

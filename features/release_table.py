@@ -1,0 +1,157 @@
+"""One published table of a release: an Arrow IPC file mapped into memory, and the index of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.contracts import VECTOR, Table
+from features.errors import ArtifactCorrupt
+from features.key_index import KeyIndex, Rows, key_hashes, open_index, same_keys
+
+BATCH_ROWS = 32_768
+"""Rows of every record batch but the last: row r stands in batch r // BATCH_ROWS."""
+
+ROWS_FILE = "rows.arrow"
+INDEX_FOLDER = "index"
+
+
+def embedding_columns(table: Table) -> tuple[str, ...]:
+    """Columns that hold one vector of one length a row, stored as fixed-size lists; other lists vary in length."""
+    return tuple(c.name for c in table.columns if c.type == VECTOR and c.name.endswith("_embedding"))
+
+
+def stored_schema(table: Table, dimension: int) -> pa.Schema:
+    """The Arrow schema of the file: the contract's, its embeddings as `fixed_size_list<float>[dimension]`."""
+    embeddings = embedding_columns(table)
+    return pa.schema(
+        field.with_type(pa.list_(pa.float32(), dimension)) if field.name in embeddings else field
+        for field in table.schema
+    )
+
+
+@dataclass(frozen=True)
+class ReleasedTable:
+    """Rows of one table, sorted by key; nothing is read from disk until it is asked for."""
+
+    table: Table
+    file: Path
+    batches: tuple[pa.RecordBatch, ...]
+    windows: dict[str, _Windows]
+    index: KeyIndex
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+        return sum(batch.num_rows for batch in self.batches)
+
+    def locate(self, keys: Sequence[pa.Array]) -> Rows:
+        """The row of each key, -1 where the table has none; `keys` holds one array per key column, in order."""
+        if not len(keys[0]):
+            return np.empty(0, np.int64)
+        hashes = key_hashes(keys)
+        rows = self.index.candidates(hashes, 0)
+        pending, depth = self._different(keys, rows), 1
+        while len(pending):  # another key of the same hash: look one further
+            rows[pending] = self.index.candidates(hashes[pending], depth)
+            depth += 1
+            pending = pending[self._different([key.take(pa.array(pending)) for key in keys], rows[pending])]
+        return rows
+
+    def column(self, name: str, rows: Rows) -> pa.Array:
+        """The values of a column at `rows`, in their order; every row must exist."""
+        position = self.table.schema.get_field_index(name)
+        numbers = rows // BATCH_ROWS
+        present = np.unique(numbers)
+        if len(present) == 1:
+            return self.batches[present[0]].column(position).take(pa.array(rows % BATCH_ROWS))
+        order = np.argsort(numbers, kind="stable")
+        edges = np.searchsorted(numbers[order], present)
+        parts = [
+            self.batches[number].column(position).take(pa.array(rows[group] % BATCH_ROWS))
+            for number, group in zip(present, np.split(order, edges[1:]), strict=True)
+        ]
+        together = pa.concat_arrays(parts) if parts else pa.nulls(0, stored_type(self.batches, position))
+        return together.take(pa.array(np.argsort(order)))
+
+    def vectors(self, name: str, rows: Rows) -> NDArray[np.float32]:
+        """Embeddings [rows, d] copied out of the memory map in one gather; every row must exist."""
+        return self.windows[name].gather(rows)
+
+    def dimension(self, name: str) -> int:
+        """Length of the vectors of embedding column `name`."""
+        return self.windows[name].dimension
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return iter(self.batches)
+
+    def _different(self, keys: Sequence[pa.Array], rows: Rows) -> Rows:
+        """Positions whose proposed row holds another key than the one asked for."""
+        proposed = np.flatnonzero(rows >= 0)
+        if not len(proposed):
+            return proposed
+        stored = [self.column(name, rows[proposed]) for name in self.table.key]
+        asked = keys if len(proposed) == len(rows) else [key.take(pa.array(proposed)) for key in keys]
+        return proposed[~same_keys(stored, asked)]
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Every run of `dimension` floats of a mapped file, and where each batch's vectors begin."""
+
+    dimension: int
+    floats: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+    def gather(self, rows: Rows) -> NDArray[np.float32]:
+        if not len(rows):
+            return np.empty((0, self.dimension), np.float32)
+        count = len(self.floats) - self.dimension + 1
+        runs = np.lib.stride_tricks.as_strided(self.floats, (count, self.dimension), (4, 4), writeable=False)
+        block: NDArray[np.float32] = runs[self.starts[rows // BATCH_ROWS] + (rows % BATCH_ROWS) * self.dimension]
+        return block
+
+
+def stored_type(batches: Sequence[pa.RecordBatch], position: int) -> pa.DataType:
+    """The Arrow type of a column, also where there is no row."""
+    return batches[0].schema.field(position).type if batches else pa.null()
+
+
+def open_table(directory: Path, table: Table) -> ReleasedTable:
+    """Map `<directory>/<table>/rows.arrow` and its index. Raises ArtifactCorrupt if either is not what it should be."""
+    file = directory / table.name / ROWS_FILE
+    try:
+        mapped = pa.memory_map(str(file)).read_buffer()
+        reader = pa.ipc.open_file(pa.BufferReader(mapped))
+        batches = tuple(reader.get_batch(i) for i in range(reader.num_record_batches))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactCorrupt(f"{file} cannot be read: {error}") from error
+    if [batch.num_rows for batch in batches[:-1]] != [BATCH_ROWS] * (len(batches) - 1) or not batches:
+        raise ArtifactCorrupt(f"{file}: expected record batches of {BATCH_ROWS} rows but for the last")
+    windows = {name: _windows(mapped, batches, table, name, file) for name in embedding_columns(table)}
+    _check_schema(file, reader.schema, stored_schema(table, max((w.dimension for w in windows.values()), default=0)))
+    index = open_index(directory / INDEX_FOLDER, table.name)
+    if len(index.rows) != sum(batch.num_rows for batch in batches):
+        raise ArtifactCorrupt(f"{file}: the index has {len(index.rows)} keys for {sum(map(len, batches))} rows")
+    return ReleasedTable(table, file, batches, windows, index)
+
+
+def _windows(mapped: pa.Buffer, batches: Sequence[pa.RecordBatch], table: Table, name: str, file: Path) -> _Windows:
+    columns: list[Any] = [batch.column(table.schema.get_field_index(name)) for batch in batches]
+    if not all(pa.types.is_fixed_size_list(column.type) for column in columns):
+        raise ArtifactCorrupt(f"{file}: expected fixed-size lists in column {name!r}, got {columns[0].type}")
+    dimension = columns[0].type.list_size
+    addresses = [column.values.buffers()[1].address if len(column) else mapped.address for column in columns]
+    starts = np.array([(address - mapped.address) // 4 for address in addresses], np.int64)
+    return _Windows(dimension, np.frombuffer(mapped, np.float32, mapped.size // 4), starts)
+
+
+def _check_schema(file: Path, came: pa.Schema, expected: pa.Schema) -> None:
+    if not came.equals(expected):
+        raise ArtifactCorrupt(f"{file}: expected columns {expected}, got {came}".replace("\n", ", "))

@@ -1,0 +1,276 @@
+"""Reading releases: one pointer names the live one, and a release is mapped into memory once.
+
+For ranking systems:
+
+    store = open_releases()
+    release = store.current()                     # once per request: everything below is of one night
+    vectors, found = release.embeddings("karma_user_interest", "interest_embedding", user_ids)
+
+Neither feast nor torch is imported. The layout below `<state>/store` is
+
+    current.json                                   the pointer
+    releases/<id>/{manifest.json, READY, audit.json, report.html, <view>/rows.arrow, index/<view>.*.npy}
+    staging/<id>/                                  the same without READY, not yet or never served
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.contracts import PUBLISHED, Table
+from features.errors import ArtifactCorrupt, MissingInput
+from features.files import read_json, sha256_of_file, sha256_of_json
+from features.release_table import ReleasedTable, open_table
+from features.windows import midnight, parse_date
+
+POINTER, MANIFEST, READY, AUDIT, REPORT = "current.json", "manifest.json", "READY", "audit.json", "report.html"
+RELEASES, STAGING = "releases", "staging"
+IDENTITY = ("date", "contracts", "files", "models", "space_id")
+"""What a release is addressed by; the manifest's other entries describe it."""
+
+Signature = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What is live, since when, what served before it, and how that came about, oldest first."""
+
+    release_id: str
+    published_at: dt.datetime
+    previous: str | None
+    history: tuple[Mapping[str, Any], ...]
+    withdrawn: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Pointer:
+        """From the JSON of `current.json`."""
+        return cls(
+            record["release_id"],
+            dt.datetime.fromisoformat(record["published_at"]),
+            record["previous"],
+            tuple(record["history"]),
+            tuple(record["withdrawn"]),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As the JSON of `current.json`."""
+        return {
+            "release_id": self.release_id,
+            "published_at": self.published_at.isoformat(),
+            "previous": self.previous,
+            "history": [dict(entry) for entry in self.history],
+            "withdrawn": list(self.withdrawn),
+        }
+
+
+@dataclass(frozen=True)
+class Release:
+    """One night, open for reading. It stays readable after its files are deleted, for as long as it is held."""
+
+    directory: Path
+    manifest: Mapping[str, Any]
+    published_at: dt.datetime | None
+    tables: Mapping[str, ReleasedTable]
+
+    @property
+    def release_id(self) -> str:
+        """`YYYY-MM-DD-<12 hex>`, the address of the content."""
+        return str(self.manifest["release_id"])
+
+    @cached_property
+    def date(self) -> dt.date:
+        """The night: everything in it was known strictly before this date began, UTC."""
+        return parse_date(self.manifest["date"])
+
+    @cached_property
+    def as_of(self) -> dt.datetime:
+        """The event timestamp of every row."""
+        return midnight(self.date)
+
+    @property
+    def space_id(self) -> str:
+        """The embedding space of every vector of the release."""
+        return str(self.manifest["space_id"])
+
+    def embeddings(
+        self, view: str, column: str, ids: Sequence[str] | NDArray[Any] | pa.Array, *, space_id: str | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors [ids, d] in the order of `ids` and which of them exist; a vector that does not is all zeros.
+
+        Raises ValueError if `space_id` is given and is not the release's: such vectors must not be compared;
+        KeyError if there is no such view or column.
+        """
+        if space_id is not None and space_id != self.space_id:
+            raise ValueError(f"expected vectors of space {space_id}, release {self.release_id} is of {self.space_id}")
+        table = self.tables[view]
+        dimension = table.dimension(column)
+        rows = table.locate([_as_array(ids)])
+        found = rows >= 0
+        if found.all():
+            return table.vectors(column, rows), found
+        block = np.zeros((len(rows), dimension), np.float32)
+        block[found] = table.vectors(column, rows[found])
+        return block, found
+
+    @cached_property
+    def provenance(self) -> Mapping[str, str | dt.datetime | None]:
+        """The release's one value of every column of `contracts.PROVENANCE`."""
+        models = self.manifest["models"]
+        return {
+            "space_id": self.space_id,
+            "item_space_id": self.space_id,
+            "model_version": models["karma"],
+            "attraction_model_version": models["dicer"],
+            "release_id": self.release_id,
+            "attraction_release_id": self.release_id,
+            "release_date": self.manifest["date"],
+            "published_at": self.published_at,
+        }
+
+
+class ReleaseStore:
+    """The releases below one folder; safe to share between threads and to keep for the life of a process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._live: tuple[Signature, Release] | None = None
+
+    def current(self) -> Release:
+        """The live release; the pointer costs one `stat` while it stands still.
+
+        Raises MissingInput if nothing was published yet, ArtifactCorrupt if what is live cannot be read.
+        """
+        signature = self._signature()
+        live = self._live
+        if live is not None and live[0] == signature:
+            return live[1]
+        pointer = read_pointer(self.root)
+        assert pointer is not None
+        try:
+            release = self._opened(pointer, live[1] if live else None)
+        except ArtifactCorrupt:
+            if self._signature() == signature:
+                raise
+            return self.current()  # the pointer moved on and what it named was retired meanwhile
+        self._live = (signature, release)
+        return release
+
+    def _opened(self, pointer: Pointer, before: Release | None) -> Release:
+        if before is not None and before.release_id == pointer.release_id:
+            return replace(before, published_at=pointer.published_at)
+        return replace(self.open(pointer.release_id), published_at=pointer.published_at)
+
+    def open(self, release_id: str) -> Release:
+        """A release by name, live or not. Raises MissingInput if it is not there, ArtifactCorrupt if it is broken."""
+        directory = self.root / RELEASES / release_id
+        if not (directory / READY).is_file():
+            if self._names(release_id):
+                raise ArtifactCorrupt(f"{directory} is named live by {self.root / POINTER} but is not ready")
+            raise MissingInput(f"no release {release_id} in {self.root}; `attractor releases` lists them")
+        ready = read_object(directory / READY)
+        if ready.get("manifest_sha256") != sha256_of_file(directory / MANIFEST):
+            raise ArtifactCorrupt(f"{directory / MANIFEST} is not the manifest that {directory / READY} names")
+        return open_release(directory)
+
+    def _names(self, release_id: str) -> bool:
+        pointer = read_pointer(self.root)
+        return pointer is not None and pointer.release_id == release_id
+
+    def _signature(self) -> Signature:
+        try:
+            stat = (self.root / POINTER).stat()
+        except FileNotFoundError as error:
+            raise MissingInput(
+                f"no release is published in {self.root}; run `attractor night --date YYYY-MM-DD`"
+            ) from error
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def open_releases(store: Path | None = None) -> ReleaseStore:
+    """The release store at `store`, else the one of the configuration that `configuration.load` finds."""
+    if store is not None:
+        return ReleaseStore(store)
+    from features.configuration import load  # pydantic: not needed by a reader that names its store
+
+    return ReleaseStore(load().releases)
+
+
+def open_release(directory: Path) -> Release:
+    """Map a release or a staged one into memory after checking its manifest and the size of every file.
+
+    Raises ArtifactCorrupt naming the file that is not what was written. Bytes are checked by `verify`.
+    """
+    manifest = read_object(directory / MANIFEST)
+    try:
+        if release_id_of(manifest) != manifest["release_id"]:
+            raise ArtifactCorrupt(f"{directory / MANIFEST} does not hash to {manifest['release_id']}")
+        for name, recorded in manifest["files"].items():
+            _check_size(directory / name, recorded["bytes"])
+        contracts = {view: contract_of(table) for view, table in PUBLISHED.items()}
+        if manifest["contracts"] != contracts:
+            raise ArtifactCorrupt(f"{directory / MANIFEST}: written under other contracts than this version reads")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorrupt(f"{directory / MANIFEST} lacks what a manifest has: {error!r}") from error
+    tables = {view: open_table(directory, table) for view, table in PUBLISHED.items()}
+    return Release(directory, manifest, None, tables)
+
+
+def verify(release: Release) -> None:
+    """Read every file and compare its SHA-256. Raises ArtifactCorrupt naming the first that differs."""
+    for name, recorded in release.manifest["files"].items():
+        path = release.directory / name
+        if not path.is_file() or sha256_of_file(path) != recorded["sha256"]:
+            raise ArtifactCorrupt(f"{path}: expected SHA-256 {recorded['sha256']}, got other bytes or no file")
+
+
+def release_id_of(manifest: Mapping[str, Any]) -> str:
+    """The address of a manifest's content: its date and the hash of what IDENTITY names."""
+    return f"{manifest['date']}-{sha256_of_json({name: manifest[name] for name in IDENTITY})[:12]}"
+
+
+def contract_of(table: Table) -> dict[str, Any]:
+    """A table's contract as JSON: key, and name, type and nullability of each column in order."""
+    columns = [[column.name, str(column.type), column.nullable] for column in table.columns]
+    return {"key": list(table.key), "columns": columns}
+
+
+def read_pointer(store: Path) -> Pointer | None:
+    """The pointer, or None before the first publication. Raises ArtifactCorrupt if it cannot be read."""
+    if not (store / POINTER).is_file():
+        return None
+    try:
+        return Pointer.of(read_object(store / POINTER))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorrupt(f"{store / POINTER} lacks what a pointer has: {error!r}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of the store. Raises ArtifactCorrupt if it is missing or malformed."""
+    try:
+        value = read_json(path)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactCorrupt(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactCorrupt(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _check_size(path: Path, expected: int) -> None:
+    came = path.stat().st_size if path.is_file() else None
+    if came != expected:
+        raise ArtifactCorrupt(f"{path}: expected {expected} bytes, got {came if came is not None else 'no file'}")
+
+
+def _as_array(ids: Sequence[str] | NDArray[Any] | pa.Array) -> pa.Array:
+    array = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+    return array.cast(pa.string())

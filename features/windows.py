@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 DAY = dt.timedelta(days=1)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, order=True)

@@ -1,0 +1,63 @@
+"""Building the feature partitions of a date, once per state of what they are made of."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from features.configuration import Configuration
+from features.contracts import FEATURES
+from features.files import read_json, sha256_of_file, write_json
+from features.landing import RawTables, raw_tables
+from features.partitions import partition_path, write_rows
+from features.transforms import FeatureConfig, known_before
+from features.windows import midnight
+
+log = logging.getLogger(__name__)
+
+
+def build(configuration: Configuration, date: dt.date) -> dict[str, int]:
+    """Build every feature view as of `date` from the raw tables landed for it; rows per view.
+
+    Raises MissingInput if they were not landed, ContractViolation if what was built breaks its contract.
+    """
+    return build_from(configuration, date, raw_tables(configuration, date))
+
+
+def build_from(configuration: Configuration, date: dt.date, raw: RawTables) -> dict[str, int]:
+    """The same from given raw tables, which may know more than `date` does.
+
+    `features/builds/<date>.json` records what the partitions were made of, their rows, and the hubs that
+    similarity left out; while that is what would go in again, nothing is rebuilt.
+    """
+    config = configuration.section("features", FeatureConfig)
+    record = configuration.features / "builds" / f"{date.isoformat()}.json"
+    inputs = _inputs(config, raw)
+    paths = {view: partition_path(configuration, view, date) for view in FEATURES}
+    if _stands(record, inputs, paths):
+        return dict(read_json(record)["rows"])
+    record.unlink(missing_ok=True)  # a build that is killed must not pass for the one before
+    with known_before(raw, midnight(date), config, scratch=configuration.features) as known:
+        left_out = known.prepare_similarity()
+        rows = {view: write_rows(paths[view], FEATURES[view], known.view(view)) for view in FEATURES}
+    write_json(record, {"inputs": inputs, "rows": rows, "left_out_of_similarity": left_out})
+    log.info("built %s: %s", date, ", ".join(f"{view} {count}" for view, count in rows.items()))
+    return rows
+
+
+def _inputs(config: FeatureConfig, raw: RawTables) -> dict[str, Any]:
+    settings = asdict(config)
+    for free in ("memory_limit", "threads"):  # what a build costs, not what it gives
+        del settings[free]
+    files = (raw.users, raw.items, raw.social_edges, *raw.events)
+    return {"features": settings, "raw": [sha256_of_file(path) for path in files]}
+
+
+def _stands(record: Path, inputs: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
+    if not record.is_file() or not all(path.is_file() for path in paths.values()):
+        return False
+    return bool(read_json(record)["inputs"] == inputs)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from features.contracts import TIMESTAMP
 from features.errors import ConfigurationError
 from features.sources.source import Rows, fingerprint_of, numbered
 from features.windows import Window
@@ -88,5 +88,6 @@ class LastfmSource:
 
 def _midnight(day: pa.Array, month: pa.Array, year: pa.Array) -> pa.Array:
     """The instant that the day begins, UTC; null where there is no such day, which the contract refuses."""
-    text = pc.binary_join_element_wise(year, pc.utf8_lpad(month, 2, "0"), pc.utf8_lpad(day, 2, "0"), "-")
-    return pc.strptime(text, format="%Y-%m-%d", unit="us", error_is_null=True).cast(TIMESTAMP)
+    text = pl.Series(pc.binary_join_element_wise(year, month, day, "-"))
+    # Not Arrow's strptime: it takes 31 February for 3 March.
+    return text.str.to_datetime("%Y-%m-%d", time_unit="us", time_zone="UTC", strict=False).to_arrow()

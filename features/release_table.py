@@ -69,16 +69,16 @@ class ReleasedTable:
         position = self.table.schema.get_field_index(name)
         numbers = rows // BATCH_ROWS
         present = np.unique(numbers)
-        if len(present) == 1:
-            return self.batches[present[0]].column(position).take(pa.array(rows % BATCH_ROWS))
+        if len(present) <= 1:
+            batch = self.batches[present[0] if len(present) else 0]
+            return batch.column(position).take(pa.array(rows % BATCH_ROWS))
         order = np.argsort(numbers, kind="stable")
         edges = np.searchsorted(numbers[order], present)
         parts = [
             self.batches[number].column(position).take(pa.array(rows[group] % BATCH_ROWS))
             for number, group in zip(present, np.split(order, edges[1:]), strict=True)
         ]
-        together = pa.concat_arrays(parts) if parts else pa.nulls(0, stored_type(self.batches, position))
-        return together.take(pa.array(np.argsort(order)))
+        return pa.concat_arrays(parts).take(pa.array(np.argsort(order)))
 
     def vectors(self, name: str, rows: Rows) -> NDArray[np.float32]:
         """Embeddings [rows, d] copied out of the memory map in one gather; every row must exist."""
@@ -116,11 +116,6 @@ class _Windows:
         runs = np.lib.stride_tricks.as_strided(self.floats, (count, self.dimension), (4, 4), writeable=False)
         block: NDArray[np.float32] = runs[self.starts[rows // BATCH_ROWS] + (rows % BATCH_ROWS) * self.dimension]
         return block
-
-
-def stored_type(batches: Sequence[pa.RecordBatch], position: int) -> pa.DataType:
-    """The Arrow type of a column, also where there is no row."""
-    return batches[0].schema.field(position).type if batches else pa.null()
 
 
 def open_table(directory: Path, table: Table) -> ReleasedTable:

@@ -1,0 +1,213 @@
+"""KARMA as an artifact: two ONNX graphs, the proof that they compute what the network does, what prepares their inputs.
+
+`history_encoder.onnx`: input_ids [B, S], lengths [B] -> interest [B, d].
+`item_encoder.onnx`: token_ids [B, L], lengths [B], picture [B, P], has_picture [B], id_index [B] -> item [B, d].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.export import Dim
+
+from export.parity import Arrays, Case, measure
+from features.files import replacing_file, sha256_of_file, sha256_of_json, write_json
+from features.training_sets import TrainingSet
+from models.karma.network import Karma
+from models.karma.text import (
+    BOS,
+    INT,
+    Catalogue,
+    Preparation,
+    latest_sequence,
+    padded,
+    read_catalogue,
+    read_histories,
+)
+from models.karma.training import TrainedKarma
+
+HISTORY_GRAPH, ITEM_GRAPH, WEIGHTS = "history_encoder.onnx", "item_encoder.onnx", "weights.safetensors"
+NIGHT_PARTS = ("backbone.", "interest.", "item.", "picture.", "no_picture", "identity.")
+"""What inference needs of the network; the rest exists to train these."""
+
+MAX_BATCH = 1 << 16
+
+
+class HistoryEncoder(nn.Module):
+    """The user side as a graph sees it."""
+
+    def __init__(self, network: Karma) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """[B, S], [B] -> [B, d]."""
+        return self.network.encode_history(input_ids, lengths)
+
+
+class ItemEncoder(nn.Module):
+    """The item side as a graph sees it."""
+
+    def __init__(self, network: Karma) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor, id_index: Tensor
+    ) -> Tensor:
+        """[B, L], [B], [B, P], [B], [B] -> [B, d]."""
+        return self.network.encode_items(token_ids, lengths, picture, has_picture, id_index)
+
+
+def export_karma(trained: TrainedKarma, training_set: TrainingSet, directory: Path) -> dict[str, Any]:
+    """Fill `directory` with the artifact and return what its manifest says about it.
+
+    A parity that does not hold is recorded, not raised: promotion refuses the artifact.
+    """
+    network, preparation = trained.network.eval(), trained.preparation
+    catalogue, histories = history_cases(training_set, preparation)
+    items = item_cases(catalogue, preparation)
+    write_graph(HistoryEncoder(network), histories[-1], directory / HISTORY_GRAPH, output="interest")
+    write_graph(ItemEncoder(network), items[-1], directory / ITEM_GRAPH, output="item")
+    parity = {
+        graph: measure(directory / graph, _reference(encode), cases).record()
+        for graph, encode, cases in (
+            (HISTORY_GRAPH, network.encode_history, histories),
+            (ITEM_GRAPH, network.encode_items, items),
+        )
+    }
+    preparation.save(directory)
+    weights = {name: value for name, value in network.state_dict().items() if name.startswith(NIGHT_PARTS)}
+    with replacing_file(directory / WEIGHTS) as temporary:
+        temporary.write_bytes(save({name: value.contiguous() for name, value in sorted(weights.items())}))
+    write_json(directory / "parity.json", parity)
+    write_json(directory / "metrics.json", trained.metrics)
+    split = training_set.split
+    return {
+        "metrics": dict(trained.metrics),
+        "parity": parity,
+        "space_id": space_id(directory),
+        "split": {name: getattr(split, name).isoformat() for name in ("train_end", "valid_end", "test_end")},
+        "training_set": training_set.fingerprint,
+        "dimensions": {
+            "embedding": preparation.config.embedding,
+            "picture": preparation.picture_width,
+            "items_with_id": len(preparation.item_index),
+            "parameters": sum(value.numel() for value in weights.values()),
+        },
+    }
+
+
+def space_id(directory: Path) -> str:
+    """Identity of the space that the vectors live in: whatever makes them, hashed."""
+    makers = (WEIGHTS, "tokenizer.json", "item_index.parquet", "config.json")
+    return sha256_of_json({name: sha256_of_file(directory / name) for name in makers})[:16]
+
+
+def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) -> None:
+    """Export `module` with every axis dynamic that differs between batches, as one self-contained file."""
+    batch, tokens = Dim("batch", min=1, max=MAX_BATCH), Dim("tokens", min=1, max=1 << 14)
+    shapes = {name: {0: batch, 1: tokens} if name.endswith("_ids") else {0: batch} for name in example.inputs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations; parity is what judges its work
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs={name: torch.from_numpy(value) for name, value in example.inputs.items()},
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=list(example.inputs),
+            output_names=[output],
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: paths of this machine, and other bytes on another
+    with replacing_file(path) as temporary:
+        program.save(str(temporary), external_data=False)
+
+
+def history_cases(training_set: TrainingSet, preparation: Preparation) -> tuple[Catalogue, list[Case]]:
+    """Inputs of the history encoder, real and adversarial; the last has a batch and a length above one."""
+    catalogue = read_catalogue(training_set.recent["item_catalog"], preparation)
+    row_of = {item: row for row, item in enumerate(catalogue.ids)}
+    limit = preparation.config.sequence_tokens
+    histories = list(read_histories(training_set.recent["user_history"].slice(0, 64), preparation, row_of).values())
+    real = [latest_sequence(history, catalogue.history_tokens, limit=limit).tokens for history in histories]
+    empty = np.array([BOS, INT], np.int64)
+    ordinary = np.arange(limit, dtype=np.int64) % preparation.tokenizer.get_vocab_size()
+    longest = np.concatenate([[BOS], ordinary, [INT]])[-limit:]
+    asked = [
+        latest_sequence(h, catalogue.history_tokens, limit=limit, current_query=h.queries[-1]).tokens
+        for h in histories
+        if h.queries
+    ]
+    cases = {
+        "empty history, alone": [empty],
+        "longest history, alone": [longest],
+        "one user": real[:1] or [empty],
+        "seven users": (real * 7)[:7] or [empty] * 7,
+        "with a current query": asked or [empty, longest],
+        "empty beside longest": [empty, longest, empty],
+        "many users": [*real, empty, longest],
+    }
+    return catalogue, [Case(name, _history_inputs(rows)) for name, rows in cases.items()]
+
+
+def item_cases(catalogue: Catalogue, preparation: Preparation) -> list[Case]:
+    """Inputs of the item encoder, real and adversarial; the last has a batch and a length above one."""
+    first = np.arange(min(64, len(catalogue)), dtype=np.int64)
+    many = catalogue.inputs(first)
+
+    def changed(count: int, **replaced: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        return {name: value[:count] for name, value in {**many, **replaced}.items()}
+
+    def bare(**replaced: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """Items without a text: `[ITEM]` alone."""
+        nothing = catalogue_without_text(catalogue, first)
+        return {**nothing, **replaced}
+
+    absent = {"has_picture": np.zeros(len(first), np.bool_)}
+    present = {
+        "has_picture": np.ones(len(first), np.bool_),
+        "picture": np.linspace(-3, 3, many["picture"].size, dtype=np.float32).reshape(many["picture"].shape),
+    }
+    indices = np.arange(len(first), dtype=np.int64) % (len(preparation.item_index) + 1)
+    return [
+        Case("one item", changed(1)),
+        Case("seven items", catalogue.inputs(np.resize(first, 7))),
+        Case("without picture", changed(len(first), **absent)),
+        Case("with picture", changed(len(first), **present)),
+        Case("without text", bare()),
+        Case("without text and picture", bare(**absent)),
+        Case("unknown id", changed(len(first), id_index=np.zeros(len(first), np.int64))),
+        Case("every kind of id", changed(len(first), id_index=indices)),
+        Case("many items", catalogue.inputs(np.resize(first, max(3, len(first))))),
+    ]
+
+
+def catalogue_without_text(catalogue: Catalogue, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """The inputs of `rows` as if none of them had a text."""
+    inputs = catalogue.inputs(rows)
+    closing = inputs["token_ids"][np.arange(len(rows)), inputs["lengths"] - 1]
+    return {**inputs, "token_ids": closing[:, None], "lengths": np.ones(len(rows), np.int64)}
+
+
+def _history_inputs(rows: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+    input_ids, lengths = padded(list(rows))
+    return {"input_ids": input_ids, "lengths": lengths}
+
+
+def _reference(encode: Callable[..., Tensor]) -> Callable[[Arrays], list[NDArray[Any]]]:
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        with torch.no_grad():
+            return [encode(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy()]
+
+    return run

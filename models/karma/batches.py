@@ -1,0 +1,162 @@
+"""Batches of histories and candidate items, drawn from a generator alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.karma.config import KarmaConfig
+from models.karma.text import (
+    EMPTY,
+    EOS,
+    GEN,
+    REC,
+    Catalogue,
+    History,
+    HistorySequence,
+    Rows,
+    Tokens,
+    history_sequence,
+    padded,
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's inputs. B histories, N `[INT]` positions among them, C candidate items, G decoded positions each."""
+
+    input_ids: Tensor  # [B, S]
+    rows: Tensor  # [N] history of each position
+    positions: Tensor  # [N] place of each `[INT]` in it
+    targets: Tensor  # [N] column of `candidates`
+    candidates: Tensor  # [C] catalogue rows, sorted
+    candidate_inputs: dict[str, Tensor]
+    owned: Tensor  # [B, M] catalogue rows of the whole history of each user, padded with -1
+    shares: Tensor  # [sources, C] chance of each candidate in one draw of each source
+    draws: Tensor  # [sources]
+    decoded_at: Tensor  # [B, G] places of the `[INT]`s whose next item is decoded
+    generation_segments: Tensor  # [B, G, T] `[GEN]` and the item's text
+    reconstruction_segments: Tensor  # [B, G, T] `[REC]` and the item's text
+    decoded_texts: Tensor  # [B, G, T] the text and `[EOS]`
+    decoded_pictures: Tensor  # [B * G, picture width]
+    decoded_has_picture: Tensor  # [B * G]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What batches are drawn from: the histories, and three sources of candidate items."""
+
+    config: KarmaConfig
+    catalogue: Catalogue
+    histories: Sequence[History]
+    earliest_end: Rows  # per history: the fewest events that fill the token budget
+    category: Rows  # code of each item
+    members: Sequence[Rows]  # items of each category
+    shares: NDArray[np.float64]  # [3, items]: as a target, by popularity, by the category of a target
+
+    @classmethod
+    def of(
+        cls,
+        catalogue: Catalogue,
+        categories: Sequence[str],
+        event_count: NDArray[np.int64],
+        histories: Mapping[str, History],
+        config: KarmaConfig,
+    ) -> Sampler:
+        """Count what the sources draw from. Raises ValueError without a single event to learn from."""
+        usable = [history for history in histories.values() if len(history.items)]
+        if not usable:
+            raise ValueError("expected histories with events on catalogue items to train on, got none")
+        target = np.bincount(np.concatenate([history.items for history in usable]), minlength=len(catalogue))
+        popularity = (event_count + 1.0) ** 0.75
+        names, category = np.unique(np.array(categories, dtype=object).astype(str), return_inverse=True)
+        sizes, of_targets = np.bincount(category), np.bincount(category, weights=target, minlength=len(names))
+        shares = np.stack([target, popularity, (of_targets / sizes)[category]])
+        return cls(
+            config,
+            catalogue,
+            usable,
+            np.array([_earliest_end(history, catalogue, config.sequence_tokens) for history in usable], np.int64),
+            category.astype(np.int64),
+            [np.flatnonzero(category == code) for code in range(len(names))],
+            shares / shares.sum(axis=1, keepdims=True),
+        )
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """The batch of one step."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        chosen = rng.integers(len(self.histories), size=self.config.batch)
+        cut = [self._sequence(int(row), rng) for row in chosen]
+        sequences, items = [sequence for sequence, _ in cut], [targets for _, targets in cut]
+        rows = np.repeat(np.arange(len(cut)), [len(targets) for targets in items])
+        wanted = np.concatenate(items)
+        candidates = np.unique(np.concatenate([wanted, *self._negatives(wanted, rng)]))
+        sources = np.array([len(wanted), self.config.popularity_negatives, self.config.category_negatives])
+        picked = [rng.integers(len(targets), size=self.config.decoded_positions) for targets in items]
+        decoded = np.stack([targets[picks] for targets, picks in zip(items, picked, strict=True)])
+        return Batch(
+            input_ids=torch.from_numpy(padded([sequence.tokens for sequence in sequences])[0]),
+            rows=torch.from_numpy(rows),
+            positions=torch.from_numpy(np.concatenate([sequence.interests for sequence in sequences])),
+            targets=torch.from_numpy(np.searchsorted(candidates, wanted)),
+            candidates=torch.from_numpy(candidates),
+            candidate_inputs={k: torch.from_numpy(v) for k, v in self.catalogue.inputs(candidates).items()},
+            owned=torch.from_numpy(_block([self.histories[row].items for row in chosen])),
+            shares=torch.from_numpy(self.shares[:, candidates]).float(),
+            draws=torch.from_numpy(sources).float(),
+            decoded_at=torch.from_numpy(
+                np.stack([s.interests[picks] for s, picks in zip(sequences, picked, strict=True)])
+            ),
+            generation_segments=self._segments(decoded, opening=[GEN], closing=[]),
+            reconstruction_segments=self._segments(decoded, opening=[REC], closing=[]),
+            decoded_texts=self._segments(decoded, opening=[], closing=[EOS]),
+            decoded_pictures=torch.from_numpy(self.catalogue.pictures[decoded.ravel()]),
+            decoded_has_picture=torch.from_numpy(self.catalogue.has_picture[decoded.ravel()]),
+        )
+
+    def _sequence(self, row: int, rng: np.random.Generator) -> tuple[HistorySequence, Rows]:
+        """A stretch of one history, with the target of each of its `[INT]`s; the last event is target only.
+
+        The end is drawn so that old events are learned from too; each query is dropped with `query_dropout`.
+        """
+        history = self.histories[row]
+        end = int(rng.integers(self.earliest_end[row], len(history.items) + 1))
+        dropped = rng.random(end) < self.config.query_dropout
+        queries = [EMPTY if gone else query for gone, query in zip(dropped, history.queries[:end], strict=True)]
+        items = [self.catalogue.history_tokens[int(item)] for item in history.items[: end - 1]]
+        sequence = history_sequence(items, queries, limit=self.config.sequence_tokens)
+        return sequence, history.items[sequence.first : end]
+
+    def _negatives(self, wanted: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
+        popular = rng.choice(len(self.catalogue), size=self.config.popularity_negatives, p=self.shares[1])
+        like = self.category[rng.choice(wanted, size=self.config.category_negatives)]
+        akin = [self.members[code][rng.integers(len(self.members[code]))] for code in like]
+        return popular, np.array(akin, np.int64)
+
+    def _segments(self, items: Rows, *, opening: list[int], closing: list[int]) -> Tensor:
+        texts = [np.array([*opening, *self.catalogue.tokens[int(item)], *closing], np.int64) for item in items.ravel()]
+        return torch.from_numpy(padded(texts)[0].reshape(*items.shape, -1))
+
+
+def _earliest_end(history: History, catalogue: Catalogue, limit: int) -> int:
+    """How many events, from the first, fit into `limit` tokens, the last one as target only."""
+    used = 1
+    for event, (item, query) in enumerate(zip(history.items, history.queries, strict=True)):
+        head = len(query) + 2 if len(query) else 1
+        if used + head > limit:
+            return event
+        used += head + len(catalogue.history_tokens[int(item)])
+    return len(history.items)
+
+
+def _block(rows: Sequence[Tokens]) -> Rows:
+    """Rows side by side, padded with -1."""
+    block = np.full((len(rows), max(len(row) for row in rows)), -1, np.int64)
+    for number, row in enumerate(rows):
+        block[number, : len(row)] = row
+    return block

@@ -1,0 +1,109 @@
+"""KARMA's settings, and the named configurations that switch its objectives. Imports no torch: the night reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class KarmaConfig:
+    """Everything that a training run and a night depend on, apart from data and seed."""
+
+    # Text: budgets in tokens
+    vocabulary: int = 2000
+    sequence_tokens: int = 160  # a whole history; older events are dropped first
+    query_tokens: int = 4
+    history_item_tokens: int = 8  # an item inside a history
+    item_tokens: int = 16  # an item on its own, and the semantic text to decode
+    history_text: Literal["title", "text"] = "text"
+
+    # Network
+    layers: int = 2
+    hidden: int = 96
+    heads: int = 4
+    feedforward: int = 192
+    embedding: int = 64  # width of the published vectors
+    dropout: float = 0.1
+    id_embedding: bool = True
+    id_dropout: float = 0.3  # share of items shown without their id, so that cold items work
+    id_min_events: int = 3  # rarer items have no id embedding: nothing would train it
+
+    # Objectives
+    lambda_generation: float = 0.3
+    lambda_reconstruction: float = 0.3
+    lambda_picture: float = 0.0
+    reconstruction_decoder: Literal["shared", "frozen"] = "frozen"  # frozen: only P and z can learn
+    soft_tokens: int = 2  # P(z)
+    decoded_positions: int = 2  # positions of a sequence that generate and reconstruct
+
+    # Batches
+    batch: int = 32  # sequences a step
+    query_dropout: float = 0.3
+    popularity_negatives: int = 64  # drawn by (events + 1)^0.75
+    category_negatives: int = 32  # of the category of a target
+
+    # Loops
+    pretraining_steps: int = 300
+    pretraining_batch: int = 64
+    pretraining_learning_rate: float = 3e-3
+    steps: int = 400
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    validate_every: int = 25
+    patience: int = 4
+    validation_users: int = 600  # looked at while training; the reported metrics use all
+
+    def __post_init__(self) -> None:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden must be a multiple of 2 x heads (rotary pairs), got {self.hidden}, {self.heads}")
+        event = self.query_tokens + self.history_item_tokens + 2
+        if self.sequence_tokens < event + self.query_tokens + 3:
+            raise ValueError(f"sequence_tokens must hold one event of {event} tokens, got {self.sequence_tokens}")
+        for name in ("dropout", "id_dropout", "query_dropout"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+def karma() -> KarmaConfig:
+    """The whole model: action, generation and reconstruction."""
+    return KarmaConfig()
+
+
+def action_only() -> KarmaConfig:
+    """Next-item contrast alone: the arm whose representation collapses."""
+    return replace(karma(), lambda_generation=0.0, lambda_reconstruction=0.0)
+
+
+def plus_generation() -> KarmaConfig:
+    """Action and history-conditioned generation."""
+    return replace(karma(), lambda_reconstruction=0.0)
+
+
+def plus_reconstruction() -> KarmaConfig:
+    """Action and embedding-conditioned reconstruction."""
+    return replace(karma(), lambda_generation=0.0)
+
+
+def karma_tiny() -> KarmaConfig:
+    """Every part at its smallest: for tests."""
+    return KarmaConfig(
+        vocabulary=300,
+        sequence_tokens=48,
+        history_item_tokens=4,
+        item_tokens=6,
+        hidden=16,
+        heads=2,
+        feedforward=32,
+        embedding=8,
+        batch=8,
+        popularity_negatives=8,
+        category_negatives=4,
+        pretraining_steps=8,
+        pretraining_batch=8,
+        steps=20,
+        validate_every=5,
+    )

@@ -1,0 +1,200 @@
+"""Held-out evaluation of KARMA over the full catalogue, against popularity on the same targets and exclusions.
+
+A user's target is the first item of the window that is in the catalogue and not in the user's history as of the
+window's start. Items of that history are excluded from the ranking, for the model and for popularity alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from models.karma.network import Karma
+from models.karma.text import (
+    EMPTY,
+    EOS,
+    PAD,
+    REC,
+    Catalogue,
+    History,
+    Preparation,
+    Tokens,
+    encode,
+    latest_sequence,
+    length_batches,
+    padded,
+)
+from models.metrics import Ranks, hit_rate, mean_reciprocal_rank, ndcg, rank_of_target
+
+NEW_USER = History(EMPTY, [])
+BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What each user of a window took next, and what the model may know of the user."""
+
+    histories: list[History]
+    items: NDArray[np.int64]  # catalogue rows
+    queries: list[Tokens]  # of the target event
+    unknown_items: int  # labels whose item the catalogue did not know at the window's start
+    seen_items: int  # labels of items already in the user's history: repeats, not recommendations
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, rows: Sequence[int]) -> Targets:
+        """The targets of some rows."""
+        return Targets(
+            [self.histories[row] for row in rows],
+            self.items[list(rows)],
+            [self.queries[row] for row in rows],
+            self.unknown_items,
+            self.seen_items,
+        )
+
+
+def held_out_targets(
+    labels: pa.Table, histories: Mapping[str, History], row_of: Mapping[str, int], preparation: Preparation
+) -> Targets:
+    """The first new item of each user of `labels`, which are ordered by user and time; new users' history is empty."""
+    chosen: dict[str, tuple[int, str]] = {}
+    seen = {user: frozenset(history.items.tolist()) for user, history in histories.items()}
+    unknown_items = seen_items = 0
+    columns = (labels.column(name).to_pylist() for name in ("user_id", "item_id", "query"))
+    for user, item, query in zip(*columns, strict=True):
+        if item not in row_of:
+            unknown_items += 1
+        elif row_of[item] in seen.get(user, ()):
+            seen_items += 1
+        else:
+            chosen.setdefault(user, (row_of[item], query or ""))
+    queries = encode(preparation.tokenizer, [q for _, q in chosen.values()], limit=preparation.config.query_tokens)
+    return Targets(
+        [histories.get(user, NEW_USER) for user in chosen],
+        np.array([item for item, _ in chosen.values()], np.int64),
+        [queries[row] for row in range(len(queries))],
+        unknown_items,
+        seen_items,
+    )
+
+
+def encode_catalogue(network: Karma, catalogue: Catalogue) -> NDArray[np.float32]:
+    """Item embeddings [items, d]."""
+    vectors = np.empty((len(catalogue), network.identity.embedding_dim), np.float32)
+    for rows in length_batches(catalogue.tokens.lengths + 2, tokens=BATCH_TOKENS):
+        inputs = {name: torch.from_numpy(value) for name, value in catalogue.inputs(rows).items()}
+        vectors[rows] = network.encode_items(**inputs).numpy()
+    return vectors
+
+
+def encode_users(network: Karma, sequences: Sequence[Tokens]) -> NDArray[np.float32]:
+    """Interests [sequences, d]."""
+    vectors = np.empty((len(sequences), network.identity.embedding_dim), np.float32)
+    for rows in length_batches(np.array([len(tokens) for tokens in sequences], np.int64), tokens=BATCH_TOKENS):
+        ids, lengths = padded([sequences[row] for row in rows])
+        vectors[rows] = network.encode_history(torch.from_numpy(ids), torch.from_numpy(lengths)).numpy()
+    return vectors
+
+
+def user_sequences(targets: Targets, catalogue: Catalogue, *, limit: int, with_query: bool = False) -> list[Tokens]:
+    """What the history encoder reads for each target's user, with the target's own query or without one."""
+    return [
+        latest_sequence(
+            history, catalogue.history_tokens, limit=limit, current_query=query if with_query else EMPTY
+        ).tokens
+        for history, query in zip(targets.histories, targets.queries, strict=True)
+    ]
+
+
+def ranks(targets: Targets, score: Callable[[slice], NDArray[np.floating]], *, rows: int = 256) -> Ranks:
+    """Rank of every target; `score(slice of targets) -> [rows, items]`, a fresh array that this may overwrite."""
+    found = [np.empty(0, np.int64)]
+    for start in range(0, len(targets), rows):
+        part = slice(start, min(start + rows, len(targets)))
+        scores = score(part)
+        for row, history in enumerate(targets.histories[part]):
+            scores[row, history.items] = -np.inf
+        found.append(rank_of_target(scores, targets.items[part]))
+    return np.concatenate(found)
+
+
+def popularity_ranks(targets: Targets, event_count: NDArray[np.int64]) -> Ranks:
+    """Ranks when everybody is shown the most popular items first."""
+    counts = event_count.astype(np.float64)
+    return ranks(targets, lambda part: np.tile(counts, (part.stop - part.start, 1)))
+
+
+def model_ranks(users: NDArray[np.float32], items: NDArray[np.float32], targets: Targets) -> Ranks:
+    """Ranks by the inner product of interests [targets, d] and item embeddings."""
+    return ranks(targets, lambda part: users[part] @ items.T)
+
+
+def smooth_gain(found: Ranks) -> float:
+    """Mean of 1 / log2(1 + rank) without a cut: every rank counts, so that few users still show a difference."""
+    return float((1.0 / np.log2(1.0 + found)).mean()) if len(found) else 0.0
+
+
+def figures(found: Ranks) -> dict[str, float]:
+    """The reported metrics."""
+    return {
+        "HR@10": hit_rate(found, 10),
+        "HR@50": hit_rate(found, 50),
+        "NDCG@10": ndcg(found, 10),
+        "MRR": mean_reciprocal_rank(found),
+    }
+
+
+def report(
+    network: Karma, preparation: Preparation, catalogue: Catalogue, targets: Targets, event_count: NDArray[np.int64]
+) -> dict[str, dict[str, float]]:
+    """Metrics of one window. `model` and `popularity` are over users with a history: those whom the night serves."""
+    items, limit = encode_catalogue(network, catalogue), preparation.config.sequence_tokens
+    by_model = model_ranks(encode_users(network, user_sequences(targets, catalogue, limit=limit)), items, targets)
+    asked = encode_users(network, user_sequences(targets, catalogue, limit=limit, with_query=True))
+    by_query = model_ranks(asked, items, targets)
+    by_count = popularity_ranks(targets, event_count)
+    known = np.array([len(history.items) > 0 for history in targets.histories], np.bool_)
+    cold = event_count[targets.items] == 0
+    return {
+        "model": figures(by_model[known]),
+        "popularity": figures(by_count[known]),
+        "model_with_query": figures(by_query[known]),
+        "model_cold_items": figures(by_model[known & cold]),
+        "model_new_users": figures(by_model[~known]),
+        "popularity_new_users": figures(by_count[~known]),
+        "decoding": fidelity(network, catalogue, targets, limit=limit),
+        "targets": {
+            "users": int(known.sum()),
+            "new_users": int((~known).sum()),
+            "cold_items": int((known & cold).sum()),
+            "labels_of_unknown_items": targets.unknown_items,
+            "labels_of_seen_items": targets.seen_items,
+        },
+    }
+
+
+def fidelity(
+    network: Karma, catalogue: Catalogue, targets: Targets, *, limit: int, users: int = 512
+) -> dict[str, float]:
+    """Token accuracy of each target's text decoded from z, teacher-forced, and from another user's z.
+
+    The difference is what z says about the next item; the second figure is what the language model says by itself.
+    """
+    chosen = targets.take(range(min(users, len(targets))))
+    if not len(chosen):
+        return {"token_accuracy": 0.0, "token_accuracy_shuffled": 0.0}
+    interests = torch.from_numpy(encode_users(network, user_sequences(chosen, catalogue, limit=limit)))
+    texts = [catalogue.tokens[int(row)] for row in chosen.items]
+    given = torch.from_numpy(padded([np.array([REC, *text]) for text in texts])[0])
+    wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0])
+    accuracies = []
+    for z in (interests, interests.roll(1, dims=0)):
+        guessed = (network.reconstruct(z, given) @ network.decoding_vocabulary().T).argmax(dim=-1)
+        accuracies.append(float((guessed == wanted)[wanted != PAD].float().mean()))
+    return {"token_accuracy": accuracies[0], "token_accuracy_shuffled": accuracies[1]}

@@ -1,0 +1,244 @@
+"""Training KARMA: tokenizer, pre-training on texts, then the objectives on every `[INT]` of the histories."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from features.files import sha256_of_json
+from features.training_sets import TrainingSet
+from models.karma import evaluation
+from models.karma.batches import Batch, Sampler
+from models.karma.config import KarmaConfig
+from models.karma.losses import action_loss, false_negatives, log_expected_draws, picture_loss, text_loss
+from models.karma.network import Karma
+from models.karma.text import (
+    BOS,
+    EOS,
+    GEN,
+    PAD,
+    REC,
+    Catalogue,
+    History,
+    Preparation,
+    Ragged,
+    encode,
+    padded,
+    picture_width,
+    read_catalogue,
+    read_histories,
+    train_tokenizer,
+    vocabulary_size,
+)
+from models.training import Fit, LoopConfig, fit, step_generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedKarma:
+    """A trained network, what prepares its inputs, and its held-out metrics."""
+
+    network: Karma
+    preparation: Preparation
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """One date's features, prepared: what was known then."""
+
+    catalogue: Catalogue
+    categories: list[str]
+    event_count: NDArray[np.int64]
+    row_of: Mapping[str, int]
+    histories: Mapping[str, History]
+
+
+def train_karma(
+    training_set: TrainingSet, config: KarmaConfig, *, seed: int, checkpoint: Path | None = None
+) -> TrainedKarma:
+    """Train on what was known at `train_end`, stop early on the validation window, measure on both windows.
+
+    With `checkpoint`, a directory, a killed run resumes and ends with the weights of one that was not killed.
+    """
+    preparation = prepare(training_set.train, config)
+    world = read_world(training_set.train, preparation)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Karma(
+            config,
+            vocabulary=vocabulary_size(preparation.tokenizer),
+            items=len(preparation.item_index),
+            picture_width=preparation.picture_width,
+        )
+    run = None
+    if checkpoint is not None:  # a run under other settings or data is another run
+        run = checkpoint / sha256_of_json([asdict(config), training_set.fingerprint, seed])[:12]
+    pretrain(
+        network, _texts(training_set.train, preparation), config, seed=seed, checkpoint=run and run / "pretraining"
+    )
+    network.freeze_decoder()
+    fitted = _train(
+        network, preparation, world, training_set.validation, seed=seed, checkpoint=run and run / "training"
+    )
+    network.eval()
+    return TrainedKarma(network, preparation, _metrics(network, preparation, world, training_set, fitted))
+
+
+def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparation:
+    """Tokenizer, id vocabulary and picture width, from what was known when training ends."""
+    catalogue = features["item_catalog"]
+    queries = [query for row in features["user_history"].column("queries").to_pylist() for query in row if query]
+    texts = [text for text in catalogue.column("text").to_pylist() if text]
+    ids = zip(catalogue.column("item_id").to_pylist(), catalogue.column("event_count").to_pylist(), strict=True)
+    warm = [item for item, events in ids if config.id_embedding and events >= config.id_min_events]
+    return Preparation(
+        config,
+        train_tokenizer([*texts, *queries], vocabulary=config.vocabulary),
+        {item: index for index, item in enumerate(sorted(warm), start=1)},
+        picture_width(catalogue),
+    )
+
+
+def read_world(features: Mapping[str, pa.Table], preparation: Preparation) -> World:
+    """Prepare one date's `item_catalog` and `user_history`."""
+    table = features["item_catalog"]
+    catalogue = read_catalogue(table, preparation)
+    row_of = {item: row for row, item in enumerate(catalogue.ids)}
+    return World(
+        catalogue,
+        table.column("category").to_pylist(),
+        table.column("event_count").to_numpy(),
+        row_of,
+        read_histories(features["user_history"], preparation, row_of),
+    )
+
+
+def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, checkpoint: Path | None) -> Fit | None:
+    """Teach the language model to write item texts and queries, stopping on held-out ones; None without texts.
+
+    A text starts with `[BOS]`, `[GEN]` or `[REC]` at random: decoding later starts with one of the last two.
+    """
+    order = np.random.default_rng(seed).permutation(len(texts))
+    held_out, learned = np.split(order, [max(1, min(len(order) // 20, 512))])
+    if not len(learned):
+        return None
+    loop = LoopConfig(
+        steps=config.pretraining_steps,
+        learning_rate=config.pretraining_learning_rate,
+        weight_decay=config.weight_decay,
+        validate_every=config.validate_every,
+        patience=config.patience,
+    )
+
+    def loss(rows: NDArray[np.int64], openings: NDArray[np.int64]) -> Tensor:
+        pairs = [(start, texts[row]) for start, row in zip(openings, rows, strict=True)]
+        given = torch.from_numpy(padded([np.array([start, *text]) for start, text in pairs])[0])
+        wanted = torch.from_numpy(padded([np.array([*text, EOS]) for _, text in pairs])[0])
+        return text_loss(network.read_history(given), network.vocabulary, wanted, padding=PAD)
+
+    def objective(step: int, generator: torch.Generator) -> Tensor:
+        rows = learned[torch.randint(len(learned), (config.pretraining_batch,), generator=generator).numpy()]
+        return loss(rows, np.array([BOS, GEN, REC])[torch.randint(3, (len(rows),), generator=generator).numpy()])
+
+    def validate() -> float:
+        return -float(loss(held_out, np.full(len(held_out), BOS)))
+
+    return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma pre-training")
+
+
+def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
+    """L = L_action + λ_gen L_gen + λ_rec L_rec + λ_picture L_picture; a term with λ = 0 costs nothing."""
+    generated: Tensor | None = None
+    if config.lambda_generation > 0:
+        states, generated = network.read_with_segments(batch.input_ids, batch.decoded_at, batch.generation_segments)
+    else:
+        states = network.read_history(batch.input_ids)
+    interests = network.to_interest(states[batch.rows, batch.positions])
+    items = network.encode_items(**batch.candidate_inputs)
+    masked = false_negatives(batch.candidates, batch.rows, batch.owned, batch.targets)
+    log_q = log_expected_draws(batch.shares, batch.draws)
+    loss = action_loss(interests, items, batch.targets, scale=network.scale, log_q=log_q, masked=masked)
+    if generated is not None:
+        wanted = batch.decoded_texts
+        loss = loss + config.lambda_generation * text_loss(generated, network.vocabulary, wanted, padding=PAD)
+    if config.lambda_reconstruction > 0 or config.lambda_picture > 0:
+        z = network.to_interest(states.gather(1, _columns(batch.decoded_at, states.shape[2]))).flatten(0, 1)
+        if config.lambda_reconstruction > 0:
+            written = network.reconstruct(z, batch.reconstruction_segments.flatten(0, 1))
+            wanted = batch.decoded_texts.flatten(0, 1)
+            reconstruction = text_loss(written, network.decoding_vocabulary(), wanted, padding=PAD)
+            loss = loss + config.lambda_reconstruction * reconstruction
+        if config.lambda_picture > 0:
+            painted = picture_loss(network.painter(z), batch.decoded_pictures, batch.decoded_has_picture)
+            loss = loss + config.lambda_picture * painted
+    return loss
+
+
+def _columns(positions: Tensor, width: int) -> Tensor:
+    return positions[:, :, None].expand(-1, -1, width)
+
+
+def _train(
+    network: Karma,
+    preparation: Preparation,
+    world: World,
+    labels: pa.Table,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+) -> Fit:
+    config = preparation.config
+    sampler = Sampler.of(world.catalogue, world.categories, world.event_count, world.histories, config)
+    targets = evaluation.held_out_targets(labels, world.histories, world.row_of, preparation)
+    known = [row for row, history in enumerate(targets.histories) if len(history.items)]
+    order = torch.randperm(len(known), generator=step_generator(seed, -1))[: config.validation_users]
+    watched = targets.take([known[row] for row in order.tolist()])
+    sequences = evaluation.user_sequences(watched, world.catalogue, limit=config.sequence_tokens)
+
+    def objective(step: int, generator: torch.Generator) -> Tensor:
+        return karma_loss(network, sampler.draw(generator), config)
+
+    def validate() -> float:
+        items = evaluation.encode_catalogue(network, world.catalogue)
+        users = evaluation.encode_users(network, sequences)
+        return evaluation.smooth_gain(evaluation.model_ranks(users, items, watched))
+
+    loop = LoopConfig(
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        validate_every=config.validate_every,
+        patience=config.patience,
+    )
+    return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma training")
+
+
+def _metrics(
+    network: Karma, preparation: Preparation, world: World, training_set: TrainingSet, fitted: Fit
+) -> dict[str, Any]:
+    recent = read_world(training_set.recent, preparation)
+    windows = {"validation": (world, training_set.validation), "test": (recent, training_set.test)}
+    metrics: dict[str, Any] = {"steps": fitted.steps, "best_step": fitted.best_step}
+    with torch.no_grad():
+        for window, (known, labels) in windows.items():
+            targets = evaluation.held_out_targets(labels, known.histories, known.row_of, preparation)
+            metrics[window] = evaluation.report(network, preparation, known.catalogue, targets, known.event_count)
+    return metrics
+
+
+def _texts(features: Mapping[str, pa.Table], preparation: Preparation) -> Ragged:
+    """Distinct texts of items and queries."""
+    queries = {query for row in features["user_history"].column("queries").to_pylist() for query in row}
+    texts = sorted({*features["item_catalog"].column("text").to_pylist(), *queries} - {""})
+    return encode(preparation.tokenizer, texts, limit=preparation.config.item_tokens)

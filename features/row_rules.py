@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 
 import pandera.polars as pandera
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from pandera.errors import SchemaErrors
 
-from features.contracts import VECTOR, Column, Table
+from features.contracts import TIMESTAMP, VECTOR, Column, Table
 from features.errors import ContractViolation
+from features.windows import EPOCH
 
 KnownIds = Mapping[str, pl.Series]
 """What a reference may name, as one list value: `users.user_id` and `items.item_id`."""
@@ -18,6 +21,10 @@ VectorLengths = Mapping[str, int]
 """The length that the first vector of a column set for the whole table."""
 
 NOT_NULL = "a value, not null"
+
+_MICROSECOND = dt.timedelta(microseconds=1)
+_FIRST_INSTANT = (dt.datetime.min.replace(tzinfo=dt.UTC) - EPOCH) // _MICROSECOND
+_LAST_INSTANT = (dt.datetime.max.replace(tzinfo=dt.UTC) - EPOCH) // _MICROSECOND
 
 
 def conform(table: Table, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -51,10 +58,22 @@ def _conformed(table: Table, column: Column, batch: pa.RecordBatch) -> pa.Array:
     is_id = column.name in table.key or column.references is not None
     if not _accepts(column.type, values.type, is_id=is_id):
         raise ContractViolation(table.name, column.name, f"type {column.type}", value=f"type {values.type}")
+    finer = pa.types.is_timestamp(values.type) and values.type.unit == "ns"
     try:
-        return values.cast(column.type, safe=not pa.types.is_timestamp(column.type))
+        values.validate(full=True)  # Parquet readers do not look whether text is UTF-8
+        values = values.cast(column.type, safe=not finer)
     except pa.ArrowInvalid as error:
         raise ContractViolation(table.name, column.name, f"values of type {column.type}", value=str(error)) from error
+    if column.type == TIMESTAMP and not _are_years_of_python(values):
+        raise ContractViolation(table.name, column.name, "instants of the years 1 to 9999", value="one beyond them")
+    return values
+
+
+def _are_years_of_python(instants: pa.Array) -> bool:
+    """Whether every instant can be shown: polars and pyarrow fail on a value that `datetime` cannot hold."""
+    span = pc.min_max(instants.cast(pa.int64()))
+    low, high = span["min"].as_py(), span["max"].as_py()
+    return low is None or (low >= _FIRST_INSTANT and high <= _LAST_INSTANT)
 
 
 def _accepts(expected: pa.DataType, came: pa.DataType, *, is_id: bool) -> bool:

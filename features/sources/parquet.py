@@ -80,7 +80,10 @@ def _touches(group: pq.RowGroupMetaData, window: Window) -> bool:
         statistics = column.statistics
         if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
             return True
-        low, high = statistics.min, statistics.max
+        try:
+            low, high = statistics.min, statistics.max
+        except OverflowError:  # an instant beyond the years that Python's datetime knows
+            return True
         if not isinstance(low, dt.datetime) or low.tzinfo is None:
             return True
         return bool(low < window.end and (window.start == EPOCH or high >= window.start))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.configuration import Configuration
+from features.configuration import Configuration, load
 from features.contracts import RAW, TIMESTAMP
 from features.errors import ArtifactCorrupt, ConfigurationError, ContractViolation, MissingInput
+from features.files import sha256_of_file
 from features.landing import is_landed, land, landed, raw_tables
 
+ROOT = Path(__file__).resolve().parents[2]
 DATE = dt.date(2026, 1, 10)
+BROKEN_TEXT = pa.array([b"red \xff dress", b"hat"]).view(pa.string())
 BAD: list[tuple[str, str, Any, int, str]] = [
     ("users", "user_id", None, 1, "a value, not null"),
     ("users", "user_id", "x" * 129, 1, "at most 128 characters"),
@@ -206,6 +213,9 @@ def replaced(tmp_path: Path, table: str, column: str, values: pa.Array | None) -
         ("items", "title", pa.array([1, 2]), "type string"),
         ("items", "picture", pa.array([[1, 2], [1, 2]]), "type list<"),
         ("items", "category", pa.array([["a"], ["b"]]), "type string"),
+        ("events", "event_at", pa.array([-(2**63)] * 4, TIMESTAMP), "instants of the years 1 to 9999"),
+        ("users", "created_at", pa.array([2**62] * 3, pa.timestamp("ms", "UTC")), "values of type timestamp"),
+        ("items", "title", BROKEN_TEXT, "values of type string"),
         ("events", "item_id", None, "a column of type string"),
         ("users", "age", pa.array([1, 2, 3]), "one of the columns user_id, created_at, got 'an unknown column'"),
     ],
@@ -278,3 +288,35 @@ def test_a_state_keeps_to_one_source(tmp_path: Path) -> None:
     other = Configuration(tmp_path / "attractor.toml", tmp_path / "state", {"source": {"kind": "synthetic"}})
     with pytest.raises(ConfigurationError, match="holds the raw tables of another source"):
         land(other, DATE)
+
+
+def test_two_landings_of_the_same_source_are_the_same_bytes(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("one", "two"):
+        section = {"kind": "synthetic", "users": 200, "items": 100, "days": 9}
+        configuration = Configuration(tmp_path / "attractor.toml", tmp_path / name, {"source": section})
+        land(configuration, DATE)
+        hashes.append([sha256_of_file(configuration.raw / file) for file in landed_files(configuration)])
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 4
+
+
+def test_a_process_killed_while_landing_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    file = tmp_path / "attractor.toml"
+    file.write_text('state = "state"\n[source]\nkind = "synthetic"\nusers = 9000\nitems = 300\n', encoding="utf-8")
+    configuration, date = load(file), dt.date(2026, 2, 1)
+    script = """
+import datetime as dt, pathlib, sys
+from features.configuration import load
+from features.landing import land
+land(load(pathlib.Path(sys.argv[1])), dt.date(2026, 2, 1))
+"""
+    with subprocess.Popen([sys.executable, "-c", script, str(file)], cwd=ROOT) as process:
+        while process.poll() is None and not list(configuration.raw.glob("events/.tmp-*/events.parquet")):
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert list(configuration.raw.glob(".tmp-*/users.parquet"))
+    assert not is_landed(configuration, date)
+    assert land(configuration, date).rows["users"] == 9000
+    assert not list(configuration.raw.rglob(".tmp-*"))

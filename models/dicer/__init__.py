@@ -1,0 +1,1 @@
+"""DICER: attraction scores of user-item pairs from the social and the interaction graph."""

@@ -1,26 +1,27 @@
 -- DICER eq. 1 by self join on what two nodes share: sim(a, b) = |R(a) ∩ R(b)| / sqrt(|R(a)| · |R(b)|) >= threshold.
 -- What more than max_degree nodes share stays out of the intersection, because it costs the square of their number.
+-- Nodes are numbered for the join, where a pair costs its width.
 CREATE TEMP MACRO similar_nodes(memberships, threshold, top_k, max_degree) AS TABLE
-WITH sizes AS (
-    SELECT node, count(*) AS size FROM query_table(memberships) GROUP BY node
+WITH nodes AS (
+    SELECT node, row_number() OVER (ORDER BY node)::INTEGER AS number, count(*) AS size FROM query_table(memberships) GROUP BY node
 ),
 joinable AS (
-    SELECT node, shared FROM query_table(memberships)
+    SELECT number, shared FROM query_table(memberships) JOIN nodes USING (node)
     QUALIFY count(*) OVER (PARTITION BY shared) <= max_degree
 ),
 pairs AS (
-    SELECT a.node, b.node AS other, count(*) AS overlap
-    FROM joinable AS a JOIN joinable AS b ON a.shared = b.shared AND a.node <> b.node
-    GROUP BY a.node, b.node
+    SELECT a.number AS one, b.number AS other, count(*) AS overlap
+    FROM joinable AS a JOIN joinable AS b ON a.shared = b.shared AND a.number < b.number
+    GROUP BY one, other
 ),
 similarities AS (
-    SELECT o.node, o.other, o.overlap / sqrt(s.size * t.size) AS similarity
-    FROM pairs AS o
-    JOIN sizes AS s ON s.node = o.node
-    JOIN sizes AS t ON t.node = o.other
+    SELECT a.node AS one, b.node AS other, overlap / sqrt(a.size * b.size) AS similarity
+    FROM pairs
+    JOIN nodes AS a ON a.number = pairs.one
+    JOIN nodes AS b ON b.number = pairs.other
+    WHERE similarity >= threshold
 )
-SELECT node, other, similarity FROM similarities
-WHERE similarity >= threshold
+SELECT one AS node, other, similarity FROM (FROM similarities UNION ALL SELECT other, one, similarity FROM similarities)
 QUALIFY row_number() OVER (PARTITION BY node ORDER BY similarity DESC, other) <= top_k;
 
 CREATE TEMP VIEW user_items AS SELECT user_id AS node, item_id AS shared FROM interactions;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def historical_features(
     """
     frames = [_entity_frame(instant, ids) for instant, ids in keys]
     entities = pd.concat(frames, ignore_index=True)
-    job = store.get_historical_features(entities, store.get_feature_service(service), full_feature_names=True)
-    return job.to_arrow()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # of ibis, which calls DuckDB
+        job = store.get_historical_features(entities, store.get_feature_service(service), full_feature_names=True)
+        return job.to_arrow()
 
 
 def _entity_frame(instant: dt.datetime, ids: Mapping[str, pa.Array]) -> pd.DataFrame:

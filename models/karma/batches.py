@@ -39,7 +39,7 @@ class Batch:
     owned: Tensor  # [B, M] catalogue rows of the whole history of each user, padded with -1
     shares: Tensor  # [sources, C] chance of each candidate in one draw of each source
     draws: Tensor  # [sources]
-    decoded_at: Tensor  # [B, G] places of the `[INT]`s whose next item is decoded
+    decoded: Tensor  # [B, G] numbers, among the N, of the positions whose next item is decoded
     generation_segments: Tensor  # [B, G, T] `[GEN]` and the item's text
     reconstruction_segments: Tensor  # [B, G, T] `[REC]` and the item's text
     decoded_texts: Tensor  # [B, G, T] the text and `[EOS]`
@@ -93,25 +93,25 @@ class Sampler:
         chosen = rng.integers(len(self.histories), size=self.config.batch)
         cut = [self._sequence(int(row), rng) for row in chosen]
         sequences, items = [sequence for sequence, _ in cut], [targets for _, targets in cut]
-        rows = np.repeat(np.arange(len(cut)), [len(targets) for targets in items])
         wanted = np.concatenate(items)
         candidates = np.unique(np.concatenate([wanted, *self._negatives(wanted, rng)]))
         sources = np.array([len(wanted), self.config.popularity_negatives, self.config.category_negatives])
-        picked = [rng.integers(len(targets), size=self.config.decoded_positions) for targets in items]
-        decoded = np.stack([targets[picks] for targets, picks in zip(items, picked, strict=True)])
+        counts = np.array([len(targets) for targets in items])
+        rows = np.repeat(np.arange(len(cut)), counts)
+        ahead, shape = np.cumsum(counts) - counts, (len(cut), self.config.decoded_positions)
+        picked = ahead[:, None] + rng.integers(counts[:, None], size=shape)
+        decoded = wanted[picked]
         return Batch(
             input_ids=torch.from_numpy(padded([sequence.tokens for sequence in sequences])[0]),
             rows=torch.from_numpy(rows),
             positions=torch.from_numpy(np.concatenate([sequence.interests for sequence in sequences])),
             targets=torch.from_numpy(np.searchsorted(candidates, wanted)),
             candidates=torch.from_numpy(candidates),
-            candidate_inputs={k: torch.from_numpy(v) for k, v in self.catalogue.inputs(candidates).items()},
+            candidate_inputs=self._candidate_inputs(candidates, rng),
             owned=torch.from_numpy(_block([self.histories[row].items for row in chosen])),
             shares=torch.from_numpy(self.shares[:, candidates]).float(),
             draws=torch.from_numpy(sources).float(),
-            decoded_at=torch.from_numpy(
-                np.stack([s.interests[picks] for s, picks in zip(sequences, picked, strict=True)])
-            ),
+            decoded=torch.from_numpy(picked),
             generation_segments=self._segments(decoded, opening=[GEN], closing=[]),
             reconstruction_segments=self._segments(decoded, opening=[REC], closing=[]),
             decoded_texts=self._segments(decoded, opening=[], closing=[EOS]),
@@ -131,6 +131,13 @@ class Sampler:
         items = [self.catalogue.history_tokens[int(item)] for item in history.items[: end - 1]]
         sequence = history_sequence(items, queries, limit=self.config.sequence_tokens)
         return sequence, history.items[sequence.first : end]
+
+    def _candidate_inputs(self, candidates: Rows, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Inputs of the item encoder; some items are shown as if they were new."""
+        inputs = self.catalogue.inputs(candidates)
+        unnamed = rng.random(len(candidates)) < self.config.id_dropout
+        inputs["id_index"] = np.where(unnamed, 0, inputs["id_index"])
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def _negatives(self, wanted: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
         popular = rng.choice(len(self.catalogue), size=self.config.popularity_negatives, p=self.shares[1])

@@ -60,6 +60,8 @@ class KarmaConfig:
         event = self.query_tokens + self.history_item_tokens + 2
         if self.sequence_tokens < event + self.query_tokens + 3:
             raise ValueError(f"sequence_tokens must hold one event of {event} tokens, got {self.sequence_tokens}")
+        if self.batch < 2:
+            raise ValueError(f"batch must be at least 2: read-outs are centred over it, got {self.batch}")
         for name in ("dropout", "id_dropout", "query_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

@@ -28,9 +28,14 @@ class Karma(nn.Module):
         super().__init__()
         self.backbone = Qwen3Model(_language_model(config, vocabulary))
         self.dropout = nn.Dropout(config.dropout)
-        self.interest = nn.Linear(config.hidden, config.embedding, bias=False)
+        # A language model's states share one large direction. Centred and scaled, they contrast from the first step;
+        # without this, all vectors fall together and the contrast needs hundreds of steps to part them.
+        self.interest = nn.Sequential(_centre(config.hidden), nn.Linear(config.hidden, config.embedding, bias=False))
         self.item = nn.Sequential(
-            nn.Linear(config.hidden, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.embedding)
+            _centre(config.hidden),
+            nn.Linear(config.hidden, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, config.embedding),
         )
         self.picture = nn.Linear(picture_width, config.hidden)
         self.no_picture = nn.Parameter(torch.randn(config.hidden) * 0.02)
@@ -69,7 +74,7 @@ class Karma(nn.Module):
         return embedded
 
     def to_interest(self, states: Tensor) -> Tensor:
-        """z = l2norm(W_z h), [..., d]."""
+        """z = l2norm(W_z centre(h)), [N, d] of states [N, H]."""
         return functional.normalize(self.interest(states), dim=-1)
 
     def encode_history(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ class Karma(nn.Module):
     def encode_items(
         self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor, id_index: Tensor
     ) -> Tensor:
-        """Item embedding e = l2norm(l2norm(W_e adapter(x)) + id) [B, d], read at `[ITEM]`, each text's last token.
+        """Item embedding e = l2norm(l2norm(W_e adapter(centre(x))) + id) [B, d], read at `[ITEM]`, the last token.
 
         The content has length 1 before the id is added, so that zero-initialised ids can come to matter.
         """
@@ -152,6 +157,10 @@ def _read(language_model: nn.Module, embeddings: Tensor, mask: Tensor, positions
     output = language_model(inputs_embeds=embeddings, attention_mask={"full_attention": mask}, position_ids=positions)
     states: Tensor = output.last_hidden_state
     return states
+
+
+def _centre(width: int) -> nn.Module:
+    return nn.BatchNorm1d(width, affine=False)
 
 
 def _language_model(config: KarmaConfig, vocabulary: int) -> Qwen3Config:

@@ -161,32 +161,32 @@ def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
     """L = L_action + λ_gen L_gen + λ_rec L_rec + λ_picture L_picture; a term with λ = 0 costs nothing."""
     generated: Tensor | None = None
     if config.lambda_generation > 0:
-        states, generated = network.read_with_segments(batch.input_ids, batch.decoded_at, batch.generation_segments)
+        at = batch.positions[batch.decoded]
+        states, generated = network.read_with_segments(batch.input_ids, at, batch.generation_segments)
     else:
         states = network.read_history(batch.input_ids)
     interests = network.to_interest(states[batch.rows, batch.positions])
-    items = network.encode_items(**batch.candidate_inputs)
-    masked = false_negatives(batch.candidates, batch.rows, batch.owned, batch.targets)
-    log_q = log_expected_draws(batch.shares, batch.draws)
-    loss = action_loss(interests, items, batch.targets, scale=network.scale, log_q=log_q, masked=masked)
+    loss = _action(network, batch, interests)
     if generated is not None:
-        wanted = batch.decoded_texts
-        loss = loss + config.lambda_generation * text_loss(generated, network.vocabulary, wanted, padding=PAD)
-    if config.lambda_reconstruction > 0 or config.lambda_picture > 0:
-        z = network.to_interest(states.gather(1, _columns(batch.decoded_at, states.shape[2]))).flatten(0, 1)
-        if config.lambda_reconstruction > 0:
-            written = network.reconstruct(z, batch.reconstruction_segments.flatten(0, 1))
-            wanted = batch.decoded_texts.flatten(0, 1)
-            reconstruction = text_loss(written, network.decoding_vocabulary(), wanted, padding=PAD)
-            loss = loss + config.lambda_reconstruction * reconstruction
-        if config.lambda_picture > 0:
-            painted = picture_loss(network.painter(z), batch.decoded_pictures, batch.decoded_has_picture)
-            loss = loss + config.lambda_picture * painted
+        generation = text_loss(generated, network.vocabulary, batch.decoded_texts, padding=PAD)
+        loss = loss + config.lambda_generation * generation
+    decoded = interests[batch.decoded.flatten()]
+    if config.lambda_reconstruction > 0:
+        written = network.reconstruct(decoded, batch.reconstruction_segments.flatten(0, 1))
+        wanted = batch.decoded_texts.flatten(0, 1)
+        reconstruction = text_loss(written, network.decoding_vocabulary(), wanted, padding=PAD)
+        loss = loss + config.lambda_reconstruction * reconstruction
+    if config.lambda_picture > 0:
+        painted = picture_loss(network.painter(decoded), batch.decoded_pictures, batch.decoded_has_picture)
+        loss = loss + config.lambda_picture * painted
     return loss
 
 
-def _columns(positions: Tensor, width: int) -> Tensor:
-    return positions[:, :, None].expand(-1, -1, width)
+def _action(network: Karma, batch: Batch, interests: Tensor) -> Tensor:
+    items = network.encode_items(**batch.candidate_inputs)
+    masked = false_negatives(batch.candidates, batch.rows, batch.owned, batch.targets)
+    log_q = log_expected_draws(batch.shares, batch.draws)
+    return action_loss(interests, items, batch.targets, scale=network.scale, log_q=log_q, masked=masked)
 
 
 def _train(

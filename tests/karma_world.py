@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from export.artifacts import Artifact
 from features.contracts import ITEM_CATALOG, USER_HISTORY
 from features.training_sets import LABELS, Split, TrainingSet
+from models.karma.config import karma_tiny
+from models.karma.training import TrainedKarma
 
 COLOURS, KINDS = ("red", "blue", "green"), ("shirt", "lamp")
 SPLIT = Split(dt.date(2026, 1, 20), dt.date(2026, 1, 25), dt.date(2026, 1, 30))
+KARMA_EXPORTED = replace(karma_tiny(), steps=10, pretraining_steps=5, embedding=12, soft_tokens=3)
 INSTANT = dt.datetime(2026, 1, 20, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True)
+class ExportedKarma:
+    """A trained network and its artifact."""
+
+    trained: TrainedKarma
+    artifact: Artifact
 
 
 def catalogue(items: int = 36) -> pa.Table:

@@ -28,7 +28,11 @@ def test_action_loss_is_infonce_with_sampling_correction_and_masks(seed: int) ->
     assert math.isclose(float(loss), expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
-@given(st.sets(st.integers(0, 9), min_size=1, max_size=6), st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=2, max_size=2), st.data())
+@given(
+    st.sets(st.integers(0, 9), min_size=1, max_size=6),
+    st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=2, max_size=2),
+    st.data(),
+)
 @settings(max_examples=80, deadline=None)
 def test_a_users_own_items_are_no_negatives(candidates: set[int], owned: list[list[int]], data: st.DataObject) -> None:
     columns = sorted(candidates)

@@ -1,0 +1,86 @@
+"""The whole night under Airflow, on a market of a hundred people: what `airflow dags test` does, in this process."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features.configuration import Configuration, load
+from features.files import read_json
+from features.windows import midnight
+from models.dicer.config import dicer_tiny
+from models.karma.config import karma_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+NIGHT = dt.date(2026, 1, 21)
+"""The day after the last of the market's events."""
+WORLD = {
+    "source": {"kind": "synthetic", "users": 120, "items": 80, "days": 20},
+    "training": {"validation_days": 3, "test_days": 3},
+    "karma": asdict(karma_tiny()),
+    "dicer": asdict(dicer_tiny()),
+}
+
+
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Configuration]:
+    file = tmp_path_factory.mktemp("world") / "attractor.toml"
+    lines = ['state = "state"']
+    for section, settings in WORLD.items():
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ATTRACTOR_CONFIG", str(file))
+        yield load()
+
+
+@pytest.fixture(scope="module")
+def dags(airflow_database: Path) -> dict[str, Any]:
+    """The shipped DAGs without their retries, which a failing test would wait for."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    found: dict[str, Any] = DagBag(str(ROOT / "dags")).dags
+    for dag in found.values():
+        for task in dag.tasks:
+            task.retries = 0
+    return found
+
+
+def run(dag: Any, date: dt.date) -> dict[str, str]:
+    """Run `dag` for the night of `date` and return the state of each task; the run itself must have succeeded."""
+    done = dag.test(logical_date=midnight(date))
+    assert str(done.state) == "success"
+    return {instance.task_id: str(instance.state) for instance in done.get_task_instances()}
+
+
+def served(configuration: Configuration) -> str:
+    release_id: str = read_json(configuration.releases / "current.json")["release_id"]
+    return release_id
+
+
+def test_a_night_trains_what_is_missing_publishes_and_is_the_same_night_again(
+    dags: dict[str, Any], configuration: Configuration
+) -> None:
+    nightly, training = dags["nightly"], dags["training"]
+    first = run(nightly, NIGHT)
+    assert set(first.values()) == {"success"}
+    release_id = served(configuration)
+    assert release_id.startswith(NIGHT.isoformat())
+
+    again = run(nightly, NIGHT)
+    assert {task_id for task_id, state in again.items() if state == "skipped"} == {
+        "training_sets",
+        *(f"{model}.{step}" for model in ("karma", "dicer") for step in ("train", "export", "promote")),
+    }
+    assert served(configuration) == release_id
+
+    assert set(run(training, NIGHT).values()) == {"success"}
+    earlier = run(nightly, NIGHT - dt.timedelta(days=1))
+    assert earlier["publish"] == "success"
+    assert served(configuration) == release_id

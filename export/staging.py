@@ -65,9 +65,8 @@ def stage(configuration: Configuration, date: dt.date, scored: Path, about: Mapp
 
 
 def is_known(configuration: Configuration, release_id: str) -> bool:
-    """Whether a release of that id is staged or released."""
-    staged = (configuration.releases / STAGING / release_id / MANIFEST).is_file()
-    return staged or is_released(configuration.releases, release_id)
+    """Whether a release of that id is staged, released or on the way between."""
+    return any((configuration.releases / folder / release_id / MANIFEST).is_file() for folder in (RELEASES, STAGING))
 
 
 def is_released(store: Path, release_id: str) -> bool:

@@ -1,0 +1,253 @@
+"""Publication, rollback and retention: atomic, idempotent, never backwards, and complete after a kill at any step."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from export import release
+from export.audit import audit
+from features.configuration import Configuration
+from features.contracts import PUBLISHED
+from features.errors import GateFailed, MissingInput
+from features.files import read_json
+from features.releases import AUDIT, POINTER, READY, RELEASES, REPORT, STAGING, open_releases, read_pointer, verify
+from tests.scored_nights import configuration_at, publish_night, stage_night, tables, write_scored
+
+NIGHT = dt.date(2026, 3, 10)
+DAY = dt.timedelta(days=1)
+NOON = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
+STEPS = ["audited", "reported", "moved", "ready", "pointed", "history", "retired"]
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    return configuration_at(tmp_path)
+
+
+def live(configuration: Configuration) -> str:
+    return open_releases(configuration.releases).current().release_id
+
+
+def states(configuration: Configuration) -> dict[str, str]:
+    return {entry["release_id"]: entry["state"] for entry in release.releases(configuration)}
+
+
+def empty_items(configuration: Configuration, date: dt.date) -> str:
+    return stage_night(configuration, date, tables(items=0, users=3))
+
+
+def test_a_published_night_is_served_and_left_with_its_report(configuration: Configuration) -> None:
+    release_id = stage_night(configuration, NIGHT)
+    publication = release.publish(configuration, release_id, published_at=NOON)
+    assert (publication.live, publication.previous) == (True, None)
+    opened = open_releases(configuration.releases).current()
+    assert (opened.release_id, opened.published_at) == (release_id, NOON)
+    verify(opened)
+    assert release_id in (opened.directory / REPORT).read_text()
+    assert read_json(opened.directory / READY)["refused_gates"] == []
+    assert not (configuration.releases / STAGING / release_id).exists()
+
+
+def test_publishing_again_changes_nothing(configuration: Configuration) -> None:
+    release_id = publish_night(configuration, NIGHT)
+    before = {path: path.stat().st_mtime_ns for path in configuration.state.rglob("*") if path.is_file()}
+    again = stage_night(configuration, NIGHT)
+    assert again == release_id
+    assert audit(configuration, release_id).refused == []
+    publication = release.publish(configuration, release_id, published_at=NOON + DAY)
+    assert publication.published_at == NOON.isoformat()
+    kept = {path: path.stat().st_mtime_ns for path in before if "scored" not in path.parts and ".lock" not in path.name}
+    assert kept == {path: before[path] for path in kept}
+
+
+def test_a_refused_night_leaves_what_is_served_and_can_be_looked_at(configuration: Configuration) -> None:
+    served = publish_night(configuration, NIGHT)
+    refused = empty_items(configuration, NIGHT + DAY)
+    with pytest.raises(GateFailed, match="karma_item_embedding"):
+        release.publish(configuration, refused, published_at=NOON + DAY)
+    assert live(configuration) == served
+    assert read_json(configuration.releases / STAGING / refused / AUDIT)["decision"] == "refused"
+    assert states(configuration) == {served: "live", refused: "refused"}
+    assert release.status(configuration)["waiting"] == [refused]
+
+
+def test_a_reason_puts_a_refused_night_live_and_is_recorded(configuration: Configuration) -> None:
+    refused = empty_items(configuration, NIGHT)
+    release.publish(configuration, refused, published_at=NOON, force_reason="catalogue is being moved")
+    assert live(configuration) == refused
+    ready = read_json(configuration.releases / RELEASES / refused / READY)
+    assert ready["force_reason"] == "catalogue is being moved"
+    assert ready["refused_gates"]
+    pointer = read_pointer(configuration.releases)
+    assert pointer is not None
+    assert pointer.history[-1]["reason"] == "catalogue is being moved"
+
+
+def test_an_earlier_night_never_moves_what_is_served_backwards(configuration: Configuration) -> None:
+    served = publish_night(configuration, NIGHT)
+    earlier = stage_night(configuration, NIGHT - DAY)
+    for reason in (None, "a backfill"):
+        publication = release.publish(configuration, earlier, published_at=NOON + DAY, force_reason=reason)
+        assert not publication.live
+        assert "later night" in publication.sentence
+    assert live(configuration) == served
+    assert states(configuration) == {served: "live", earlier: "kept"}
+    assert not (configuration.published / "karma_user_interest" / f"date={NIGHT - DAY}.parquet").exists()
+
+
+def test_a_corrected_night_replaces_its_own_date(configuration: Configuration) -> None:
+    first = publish_night(configuration, NIGHT)
+    second = publish_night(configuration, NIGHT, tables(seed=99))
+    assert first != second
+    assert live(configuration) == second
+    file = configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet"
+    assert set(pq.read_table(file).column("release_id").to_pylist()) == {second}
+
+
+def test_history_holds_the_rows_with_their_provenance(configuration: Configuration) -> None:
+    columns = tables(users=5)
+    release_id = publish_night(configuration, NIGHT, columns)
+    file = configuration.published / "dicer_user_attraction" / f"date={NIGHT}.parquet"
+    rows = {row["user_id"]: row for row in pq.read_table(file, partitioning=None).to_pylist()}
+    assert list(rows) == sorted(columns["dicer_user_attraction"]["user_id"])
+    assert rows["user 4"]["item_ids"] == columns["dicer_user_attraction"]["item_ids"][0]
+    assert rows["user 4"]["attraction_release_id"] == release_id
+    assert rows["user 4"]["event_timestamp"] == dt.datetime(2026, 3, 10, tzinfo=dt.UTC)
+    file = configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet"
+    assert pq.read_table(file, partitioning=None).column("published_at").to_pylist() == [NOON] * 5
+
+
+def test_rollback_goes_back_and_stays_back(configuration: Configuration) -> None:
+    first, second, third = (publish_night(configuration, NIGHT + number * DAY) for number in range(3))
+    back = release.rollback(configuration, published_at=NOON + 3 * DAY)
+    assert (back.release_id, back.previous, live(configuration)) == (second, first, second)
+    rerun = release.publish(configuration, third, published_at=NOON + 3 * DAY)
+    assert not rerun.live
+    assert "rolled back" in rerun.sentence
+    assert release.rollback(configuration, published_at=NOON + 3 * DAY).release_id == first
+    assert not release.publish(configuration, second, published_at=NOON + 3 * DAY).live
+    with pytest.raises(MissingInput, match="no release before"):
+        release.rollback(configuration, published_at=NOON + 3 * DAY)
+    assert release.rollback(configuration, published_at=NOON + 3 * DAY, to=third).live
+    newer = publish_night(configuration, NIGHT + 4 * DAY)
+    assert live(configuration) == newer
+    assert [entry["action"] for entry in read_json(configuration.releases / POINTER)["history"]] == [
+        *["publish"] * 3, *["rollback"] * 3, "publish"
+    ]  # fmt: skip
+
+
+def test_a_rolled_back_night_comes_back_with_a_reason(configuration: Configuration) -> None:
+    publish_night(configuration, NIGHT)
+    second = publish_night(configuration, NIGHT + DAY)
+    release.rollback(configuration, published_at=NOON + DAY)
+    assert release.publish(configuration, second, published_at=NOON + DAY, force_reason="it was not its fault").live
+
+
+def test_rolling_back_without_anything_is_an_error(configuration: Configuration) -> None:
+    with pytest.raises(MissingInput, match="nothing to roll back"):
+        release.rollback(configuration, published_at=NOON)
+    release_id = publish_night(configuration, NIGHT)
+    with pytest.raises(MissingInput, match="2026-01-01"):
+        release.rollback(configuration, published_at=NOON, to="2026-01-01-000000000000")
+    assert "already" in release.rollback(configuration, published_at=NOON, to=release_id).sentence
+    with pytest.raises(MissingInput, match="attractor stage"):
+        release.publish(configuration, "2026-01-01-000000000000", published_at=NOON)
+
+
+def test_old_releases_are_retired_but_not_the_live_one_nor_the_one_before(configuration: Configuration) -> None:
+    nights = [publish_night(configuration, NIGHT + number * DAY) for number in range(release.KEEP_RELEASES + 1)]
+    assert nights[0] not in states(configuration)
+    release.rollback(configuration, published_at=NOON, to=nights[1])
+    for number in range(2):
+        stale = stage_night(configuration, NIGHT + (20 + number) * DAY)
+        release.publish(configuration, stale, published_at=NOON + (20 + number) * DAY)
+        if number == 0:
+            assert states(configuration)[nights[1]] == "previous"
+    assert nights[1] not in states(configuration)
+    assert len([state for state in states(configuration).values() if state in {"live", "previous", "kept"}]) >= 3
+
+
+def test_two_publishers_at_once(configuration: Configuration) -> None:
+    """Five nights published from five threads: the newest ends up live, and all of them are whole."""
+    nights = [stage_night(configuration, NIGHT + number * DAY) for number in range(5)]
+    threads = [
+        threading.Thread(target=release.publish, args=(configuration, night), kwargs={"published_at": NOON})
+        for night in nights
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = open_releases(configuration.releases)
+    assert store.current().release_id == nights[-1]
+    for night in nights:
+        verify(store.open(night))
+
+
+def recorded(configuration: Configuration, release_id: str) -> list[str]:
+    steps: list[str] = []
+    release.publish(configuration, release_id, published_at=NOON + DAY, step=steps.append)
+    return steps
+
+
+def killed_at(fatal: str, work: Callable[[Callable[[str], None]], object]) -> None:
+    """Run `work` in a child that dies at step `fatal` without unwinding, as under kill -9."""
+    child = os.fork()
+    if child == 0:
+        work(lambda step: os._exit(9) if step == fatal else None)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+
+
+def test_the_steps_of_a_publication(configuration: Configuration) -> None:
+    publish_night(configuration, NIGHT)
+    assert recorded(configuration, stage_night(configuration, NIGHT + DAY)) == STEPS
+
+
+@pytest.mark.parametrize("fatal", STEPS)
+def test_a_kill_at_any_step_leaves_a_whole_release_live_and_a_rerun_completes(
+    configuration: Configuration, fatal: str
+) -> None:
+    before = publish_night(configuration, NIGHT)
+    night = stage_night(configuration, NIGHT + DAY)
+    killed_at(fatal, lambda step: release.publish(configuration, night, published_at=NOON + DAY, step=step))
+    opened = open_releases(configuration.releases).current()
+    verify(opened)
+    assert opened.release_id == (night if STEPS.index(fatal) >= STEPS.index("pointed") else before)
+
+    assert release.is_known(configuration, night)
+    assert release.publish(configuration, stage_night(configuration, NIGHT + DAY), published_at=NOON + DAY).live
+    verify(open_releases(configuration.releases).open(night))
+    assert states(configuration) == {night: "live", before: "previous"}
+    for view in PUBLISHED:
+        for date in (NIGHT, NIGHT + DAY):
+            assert (configuration.published / view / f"date={date}.parquet").is_file()
+    pointer = read_pointer(configuration.releases)
+    assert pointer is not None
+    assert len(pointer.history) == 2
+
+
+def test_the_next_night_completes_the_history_of_a_killed_one(configuration: Configuration) -> None:
+    night = stage_night(configuration, NIGHT)
+    killed_at("pointed", lambda step: release.publish(configuration, night, published_at=NOON, step=step))
+    assert not (configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet").exists()
+    publish_night(configuration, NIGHT + DAY)
+    assert (configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet").is_file()
+
+
+def test_what_a_killed_retirement_set_aside_is_swept_and_never_listed(configuration: Configuration) -> None:
+    publish_night(configuration, NIGHT)
+    aside = configuration.releases / RELEASES / ".tmp-2026-03-01-aaaaaaaaaaaa-1"
+    write_scored(aside, tables())
+    (aside / "manifest.json").write_text("{}")
+    assert len(release.releases(configuration)) == 1
+    publish_night(configuration, NIGHT + DAY)
+    assert not aside.exists()

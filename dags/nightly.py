@@ -13,13 +13,13 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import (
+    DAG,
     CronDataIntervalTimetable,
     ExceptionRetryPolicy,
     Param,
     RetryAction,
     RetryRule,
     chain,
-    dag,
     task,
     task_group,
 )
@@ -37,7 +37,8 @@ def stages() -> Any:
     return stages
 
 
-@dag(
+with DAG(
+    "nightly",
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -53,8 +54,8 @@ def stages() -> Any:
     params={"date": Param(None, type=["null", "string"], format="date", description="The night, YYYY-MM-DD.")},
     user_defined_macros={"night_of": night_of},
     doc_md=__doc__,
-)
-def nightly() -> None:
+):
+
     @task
     def land(date: str) -> Any:
         return stages().land(load(), parse_date(date)).figures
@@ -115,6 +116,3 @@ def nightly() -> None:
     champions = [champion.override(group_id=model)(model, date, missing) for model in ("karma", "dicer")]
     chain(land(date), build(date), register(), missing, champions, score(date), release_id := stage(date))
     publish(audit(release_id))
-
-
-nightly()

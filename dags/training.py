@@ -14,13 +14,13 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import (
+    DAG,
     CronTriggerTimetable,
     ExceptionRetryPolicy,
     Param,
     RetryAction,
     RetryRule,
     chain,
-    dag,
     task,
     task_group,
 )
@@ -37,7 +37,8 @@ def stages() -> Any:
     return stages
 
 
-@dag(
+with DAG(
+    "training",
     # Sunday noon, after the night. A trigger, not an interval: asked for a Wednesday, it trains as of that Wednesday.
     schedule=CronTriggerTimetable("0 12 * * 0", timezone="UTC"),
     catchup=False,
@@ -54,8 +55,8 @@ def stages() -> Any:
     params={"date": Param(None, type=["null", "string"], format="date", description="Train as of YYYY-MM-DD.")},
     user_defined_macros={"night_of": night_of},
     doc_md=__doc__,
-)
-def training() -> None:
+):
+
     @task
     def land(date: str) -> Any:
         return stages().land(load(), parse_date(date)).figures
@@ -91,6 +92,3 @@ def training() -> None:
     date = "{{ night_of(params.date, dag_run.data_interval_end, dag_run.run_after) }}"
     champions = [champion.override(group_id=model)(model, date) for model in ("karma", "dicer")]
     chain(land(date), build(date), register(), training_sets(date), champions)
-
-
-training()

@@ -130,7 +130,7 @@ def _repeated_keys(table: ReleasedTable) -> int:
     if not len(rows):
         return 0
     keys = pa.table({name: table.column(name, rows) for name in table.table.key})
-    return len(rows) - keys.group_by(list(table.table.key)).aggregate([]).num_rows
+    return len(rows) - int(keys.group_by(list(table.table.key)).aggregate([]).num_rows)
 
 
 def _bad_keys(keys: pa.Array, table: Table, name: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.artifacts import Artifact
+from export.expectations import expected_rows
 from export.ledger import Figures
 from features.configuration import Configuration
 from features.files import replacing_directory, write_json
@@ -30,6 +31,7 @@ def score_night(
         figures = {
             **score_karma(champions["karma"], configuration, date, out),
             **score_dicer(champions["dicer"], configuration, date, out, top_k=config.top_k),
+            **expected_rows(configuration, date),
         }
         about = {
             "date": date.isoformat(),

@@ -24,7 +24,7 @@ from torch_geometric.nn import MessagePassing
 from models.dicer.config import DicerConfig
 from models.dicer.graphs import Graphs
 
-_COLUMNS = 64  # of a table of extremes at a time: bounds the memory of [interactions, columns]
+_COLUMNS = 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,11 +157,11 @@ def extremes_of(x: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> Ext
 def _owners(rows: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> tuple[Tensor, Tensor]:
     # A float that is not negative orders like its bits: value above owner in one integer makes one maximum find both.
     packed = (rows.contiguous().view(torch.int32).long() << 32) | torch.arange(len(rows))[:, None]
-    said = packed[neighbours]
+    said = packed.index_select(0, neighbours)
     index = nodes[:, None].expand(-1, rows.shape[1])
     nothing = said.new_full((count, rows.shape[1]), -1)
     first = nothing.scatter_reduce(0, index, said, "amax")
-    second = nothing.scatter_reduce(0, index, said.masked_fill_(said == first[nodes], -1), "amax")
+    second = nothing.scatter_reduce(0, index, said.masked_fill_(said == first.index_select(0, nodes), -1), "amax")
     low = 2**32 - 1
     return torch.where(first < 0, -1, first & low), torch.where(second < 0, -1, second & low)
 
@@ -244,6 +244,10 @@ class Dicer(nn.Module):
         self.interest_head = Head(config)
         self.attraction_head = Head(config)
         self.register_buffer("head_weights", torch.tensor(config.head_weights), persistent=False)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):  # torch's own start shrinks a signal 60 times over a head's five layers
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def encode(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Eq. 5, with the mean that the authors run: h* [users, D] and z* [items, D]."""

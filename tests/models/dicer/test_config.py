@@ -1,0 +1,22 @@
+"""Settings out of range are refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.dicer.config import DicerConfig, dicer_tiny, paper
+
+
+def test_named_configurations() -> None:
+    assert paper().width == 256
+    assert paper().users_per_step * paper().positives_per_user == 4096
+    assert dicer_tiny().width == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("dimension", 0), ("layers", -1), ("dropout", 1.0), ("head_weights", (0.5, 0.5, 0.5)), ("negatives", 0)],
+)
+def test_refused(setting: str, value: object) -> None:
+    with pytest.raises(ValueError, match=setting):
+        DicerConfig(**{setting: value})  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ class Batch:
     rows: Tensor  # [N] history of each position
     positions: Tensor  # [N] place of each `[INT]` in it
     targets: Tensor  # [N] column of `candidates`
+    learned: Tensor  # [N] whether the target is one that enough users have
     candidates: Tensor  # [C] catalogue rows, sorted
     candidate_inputs: dict[str, Tensor]
     owned: Tensor  # [B, M] catalogue rows of the whole history of each user, padded with -1
@@ -57,6 +58,7 @@ class Sampler:
     earliest_end: Rows  # per history: the fewest events that fill the token budget
     category: Rows  # code of each item
     members: Sequence[Rows]  # items of each category
+    learnable: NDArray[np.bool_]  # items that at least `target_min_users` users have
     shares: NDArray[np.float64]  # [3, items]: as a target, by popularity, by the category of a target
 
     @classmethod
@@ -73,6 +75,7 @@ class Sampler:
         if not usable:
             raise ValueError("expected histories with events on catalogue items to train on, got none")
         target = np.bincount(np.concatenate([history.items for history in usable]), minlength=len(catalogue))
+        users = np.bincount(np.concatenate([np.unique(h.items) for h in usable]), minlength=len(catalogue))
         popularity = (event_count + 1.0) ** 0.75
         names, category = np.unique(np.array(categories, dtype=object).astype(str), return_inverse=True)
         sizes, of_targets = np.bincount(category), np.bincount(category, weights=target, minlength=len(names))
@@ -84,6 +87,7 @@ class Sampler:
             np.array([_earliest_end(history, catalogue, config.sequence_tokens) for history in usable], np.int64),
             category.astype(np.int64),
             [np.flatnonzero(category == code) for code in range(len(names))],
+            users >= config.target_min_users,
             shares / shares.sum(axis=1, keepdims=True),
         )
 
@@ -106,6 +110,7 @@ class Sampler:
             rows=torch.from_numpy(rows),
             positions=torch.from_numpy(np.concatenate([sequence.interests for sequence in sequences])),
             targets=torch.from_numpy(np.searchsorted(candidates, wanted)),
+            learned=torch.from_numpy(self.learnable[wanted]),
             candidates=torch.from_numpy(candidates),
             candidate_inputs=self._candidate_inputs(candidates, rng),
             owned=torch.from_numpy(_block([self.histories[row].items for row in chosen])),

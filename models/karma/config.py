@@ -15,8 +15,8 @@ class KarmaConfig:
     sequence_tokens: int = 160  # a whole history; older events are dropped first
     query_tokens: int = 4
     history_item_tokens: int = 8  # an item inside a history
-    item_tokens: int = 16  # an item on its own, and the semantic text to decode
-    history_text: Literal["title", "text"] = "text"
+    item_tokens: int = 20  # an item on its own, and the semantic text to decode
+    history_text: Literal["title", "text"] = "title"
 
     # Network
     layers: int = 2
@@ -33,7 +33,8 @@ class KarmaConfig:
     lambda_generation: float = 0.3
     lambda_reconstruction: float = 0.3
     lambda_picture: float = 0.0
-    reconstruction_decoder: Literal["shared", "frozen"] = "frozen"  # frozen: only P and z can learn
+    reconstruction_decoder: Literal["shared", "frozen"] = "shared"  # frozen: only P and z can learn
+    target_min_users: int = 2  # a rarer target's text may come from the very event: finding it would be copying
     soft_tokens: int = 2  # P(z)
     decoded_positions: int = 2  # positions of a sequence that generate and reconstruct
 
@@ -47,8 +48,8 @@ class KarmaConfig:
     pretraining_steps: int = 300
     pretraining_batch: int = 64
     pretraining_learning_rate: float = 3e-3
-    steps: int = 400
-    learning_rate: float = 2e-3
+    steps: int = 300
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     validate_every: int = 25
     patience: int = 4

@@ -13,13 +13,13 @@ from torch.nn import functional
 def action_loss(
     interests: Tensor, items: Tensor, targets: Tensor, *, scale: Tensor, log_q: Tensor, masked: Tensor
 ) -> Tensor:
-    """L_action: InfoNCE of interests [N, d] against candidate items [C, d], sampling corrected.
+    """L_action: InfoNCE [N] of interests [N, d] against candidate items [C, d], sampling corrected, by position.
 
     logit(n, c) = scale * z_n . e_c - log q_c, without the candidates that `masked` [N, C] rules out; `targets` [N] are
-    columns; q_c is the expected number of times that a step draws candidate c (Yi et al., RecSys 2019).
+    columns; q_c is the chance that a step draws candidate c (after Yi et al., RecSys 2019).
     """
     logits = scale * interests @ items.T - log_q
-    return functional.cross_entropy(logits.masked_fill(masked, -torch.inf), targets)
+    return functional.cross_entropy(logits.masked_fill(masked, -torch.inf), targets, reduction="none")
 
 
 def false_negatives(candidates: Tensor, owners: Tensor, owned: Tensor, targets: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def false_negatives(candidates: Tensor, owners: Tensor, owned: Tensor, targets: 
 
 
 def log_expected_draws(shares: Tensor, draws: Tensor) -> Tensor:
-    """log q_c of a candidate set filled from several sources: log(1 - Π_s (1 - p_sc)^n_s).
+    """log q_c of a candidate set filled from several sources, log(1 - Π_s (1 - p_sc)^n_s).
 
     `shares` [sources, C] is each source's probability of drawing c once, `draws` [sources] how often it draws: q_c is
     the probability that c is in the set at all, which is what a set of distinct candidates needs.

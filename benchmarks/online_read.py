@@ -11,9 +11,11 @@ import argparse
 import datetime as dt
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +133,9 @@ def _sqlite(configuration: Configuration) -> FeatureStore:
 
 def _materialise(store: FeatureStore) -> None:
     day = dt.timedelta(days=1)
-    store.materialize(PUBLISHED_AT - day, PUBLISHED_AT, feature_views=["karma_user_interest", "dicer_user_attraction"])
+    views = ["karma_user_interest", "dicer_user_attraction"]
+    with redirect_stdout(sys.stderr):  # Feast prints its progress, and --json is for machines
+        store.materialize(PUBLISHED_AT - day, PUBLISHED_AT, feature_views=views)
 
 
 def _compare(ours: FeatureStore, theirs: FeatureStore, options: argparse.Namespace) -> list[dict[str, Any]]:

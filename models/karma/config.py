@@ -48,12 +48,13 @@ class KarmaConfig:
     pretraining_steps: int = 300
     pretraining_batch: int = 64
     pretraining_learning_rate: float = 3e-3
-    steps: int = 300
+    steps: int = 250
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     validate_every: int = 25
     patience: int = 4
-    validation_users: int = 600  # looked at while training; the reported metrics use all
+    validation_users: int = 600  # looked at while training; the reported metrics use all,
+    validation_targets: int = 8  # and one target a user instead of so many
 
     def __post_init__(self) -> None:
         if self.hidden % (2 * self.heads):

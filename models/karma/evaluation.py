@@ -37,8 +37,9 @@ BATCH_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Targets:
-    """What each user of a window took next, and what the model may know of the user."""
+    """What users of a window took next, and what the model may know of them; rows of one user stand together."""
 
+    users: list[str]
     histories: list[History]
     items: NDArray[np.int64]  # catalogue rows
     queries: list[Tokens]  # of the target event
@@ -51,6 +52,7 @@ class Targets:
     def take(self, rows: Sequence[int]) -> Targets:
         """The targets of some rows."""
         return Targets(
+            [self.users[row] for row in rows],
             [self.histories[row] for row in rows],
             self.items[list(rows)],
             [self.queries[row] for row in rows],
@@ -60,10 +62,18 @@ class Targets:
 
 
 def held_out_targets(
-    labels: pa.Table, histories: Mapping[str, History], row_of: Mapping[str, int], preparation: Preparation
+    labels: pa.Table,
+    histories: Mapping[str, History],
+    row_of: Mapping[str, int],
+    preparation: Preparation,
+    *,
+    per_user: int = 1,
 ) -> Targets:
-    """The first new item of each user of `labels`, which are ordered by user and time; new users' history is empty."""
-    chosen: dict[str, tuple[int, str]] = {}
+    """The first `per_user` new items of each user of `labels`, which are ordered by user and time.
+
+    A user without a history has an empty one.
+    """
+    chosen: dict[str, dict[int, str]] = {}
     seen = {user: frozenset(history.items.tolist()) for user, history in histories.items()}
     unknown_items = seen_items = 0
     columns = (labels.column(name).to_pylist() for name in ("user_id", "item_id", "query"))
@@ -72,12 +82,14 @@ def held_out_targets(
             unknown_items += 1
         elif row_of[item] in seen.get(user, ()):
             seen_items += 1
-        else:
-            chosen.setdefault(user, (row_of[item], query or ""))
-    queries = encode(preparation.tokenizer, [q for _, q in chosen.values()], limit=preparation.config.query_tokens)
+        elif len(chosen.setdefault(user, {})) < per_user:
+            chosen[user].setdefault(row_of[item], query)
+    rows = [(user, item, query) for user, items in chosen.items() for item, query in items.items()]
+    queries = encode(preparation.tokenizer, [q for _, _, q in rows], limit=preparation.config.query_tokens)
     return Targets(
-        [histories.get(user, NEW_USER) for user in chosen],
-        np.array([item for item, _ in chosen.values()], np.int64),
+        [user for user, _, _ in rows],
+        [histories.get(user, NEW_USER) for user, _, _ in rows],
+        np.array([item for _, item, _ in rows], np.int64),
         [queries[row] for row in range(len(queries))],
         unknown_items,
         seen_items,

@@ -31,6 +31,7 @@ from models.karma.text import (
     History,
     Preparation,
     Ragged,
+    Tokens,
     encode,
     padded,
     picture_width,
@@ -201,11 +202,7 @@ def _train(
 ) -> Fit:
     config = preparation.config
     sampler = Sampler.of(world.catalogue, world.categories, world.event_count, world.histories, config)
-    targets = evaluation.held_out_targets(labels, world.histories, world.row_of, preparation)
-    known = [row for row, history in enumerate(targets.histories) if len(history.items)]
-    order = torch.randperm(len(known), generator=step_generator(seed, -1))[: config.validation_users]
-    watched = targets.take([known[row] for row in order.tolist()])
-    sequences = evaluation.user_sequences(watched, world.catalogue, limit=config.sequence_tokens)
+    watched, of_user, sequences = _watched(labels, world, preparation, seed=seed)
 
     def objective(step: int, generator: torch.Generator) -> Tensor:
         return karma_loss(network, sampler.draw(generator), config)
@@ -213,7 +210,7 @@ def _train(
     def validate() -> float:
         items = evaluation.encode_catalogue(network, world.catalogue)
         users = evaluation.encode_users(network, sequences)
-        return evaluation.smooth_gain(evaluation.model_ranks(users, items, watched))
+        return evaluation.smooth_gain(evaluation.model_ranks(users[of_user], items, watched))
 
     loop = LoopConfig(
         steps=config.steps,
@@ -223,6 +220,26 @@ def _train(
         patience=config.patience,
     )
     return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma training")
+
+
+def _watched(
+    labels: pa.Table, world: World, preparation: Preparation, *, seed: int
+) -> tuple[evaluation.Targets, NDArray[np.int64], list[Tokens]]:
+    """What validation looks at: targets of some users with a history, the user of each, and every user's sequence.
+
+    Several targets a user: where users are few, one each would leave early stopping to chance.
+    """
+    config = preparation.config
+    targets = evaluation.held_out_targets(
+        labels, world.histories, world.row_of, preparation, per_user=config.validation_targets
+    )
+    known = sorted({user for user, past in zip(targets.users, targets.histories, strict=True) if len(past.items)})
+    order = torch.randperm(len(known), generator=step_generator(seed, -1))[: config.validation_users]
+    chosen = {known[place] for place in order.tolist()}
+    watched = targets.take([row for row, user in enumerate(targets.users) if user in chosen])
+    _, first, of_user = np.unique(np.array(watched.users, dtype=np.str_), return_index=True, return_inverse=True)
+    once = watched.take(first.tolist())
+    return watched, of_user, evaluation.user_sequences(once, world.catalogue, limit=config.sequence_tokens)
 
 
 def _metrics(

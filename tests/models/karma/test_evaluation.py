@@ -50,6 +50,12 @@ def test_targets_are_the_first_new_items_that_the_catalogue_knows(world: World, 
     assert (targets.unknown_items, targets.seen_items) == (1, 2)
 
 
+def test_several_targets_of_a_user_are_different_items(world: World, preparation: Preparation) -> None:
+    taken = [("u", "i005", ""), ("u", "i005", "red"), ("u", "i006", ""), ("u", "i007", ""), ("v", "i001", "")]
+    targets = held_out_targets(labels(taken), world.histories, world.row_of, preparation, per_user=2)
+    assert list(zip(targets.users, targets.items.tolist(), strict=True)) == [("u", 5), ("u", 6), ("v", 1)]
+
+
 def test_a_window_without_a_target_gives_no_rows(world: World, preparation: Preparation) -> None:
     targets = held_out_targets(labels([("v", "i003", "")]), world.histories, world.row_of, preparation)
     assert len(targets) == 0
@@ -59,7 +65,7 @@ def test_a_window_without_a_target_gives_no_rows(world: World, preparation: Prep
 def some_targets(rng: np.random.Generator, users: int, items: int) -> Targets:
     past = [History(rng.permutation(items)[: rng.integers(4)].astype(np.int64), []) for _ in range(users)]
     wanted = np.array([rng.choice(np.setdiff1d(np.arange(items), history.items)) for history in past], np.int64)
-    return Targets(past, wanted, [EMPTY] * users, 0, 0)
+    return Targets([f"u{u}" for u in range(users)], past, wanted, [EMPTY] * users, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))

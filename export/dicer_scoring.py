@@ -47,9 +47,9 @@ def score_dicer(
     user_base, known_users = base_rows(artifact.path(USER_BASES), graphs.user_ids)
     item_base, known_items = base_rows(artifact.path(ITEM_BASES), graphs.item_ids)
     encoder = open_session(artifact.path(ENCODER))
-    user_rows, item_rows = encoder.run(None, encoder_inputs(graphs, user_base, item_base))
-    file = out / f"{DICER_USER_ATTRACTION.name}.parquet"
-    rows = write_lists(ranked_lists(artifact.path(SCORER), graphs, user_rows, item_rows, top_k=top_k), graphs, file)
+    node_rows = encoder.run(None, encoder_inputs(graphs, user_base, item_base))
+    lists = ranked_lists(artifact.path(SCORER), graphs, (node_rows[0], node_rows[1]), top_k=top_k)
+    rows = write_lists(lists, graphs, out / f"{DICER_USER_ATTRACTION.name}.parquet")
     return {
         "dicer_user_attraction": rows,
         "dicer_pairs_scored": graphs.users * graphs.items,
@@ -92,19 +92,27 @@ def scorer_inputs(user_rows: Floats, item_rows: Floats, friends: Lists, users: I
 
 
 def ranked_lists(
-    scorer: Path, graphs: Graphs, user_rows: Floats, item_rows: Floats, *, top_k: int
+    scorer: Path,
+    graphs: Graphs,
+    rows: tuple[Floats, Floats],
+    *,
+    top_k: int,
+    block: tuple[int, int] = (USERS_PER_BLOCK, ITEMS_PER_BLOCK),
 ) -> Iterator[tuple[int, Indices, Floats]]:
-    """User row, best item rows and their scores, for each user in order; users with nothing left are passed over."""
-    session = open_session(scorer)
+    """User row, best item rows and their scores, for each user in order; users with nothing left are passed over.
+
+    `rows` are the encoder's of users and items; `block` is how many of each are scored at once.
+    """
+    session, (user_rows, item_rows) = open_session(scorer), rows
     friends, seen = graphs.heard_friends(), graphs.histories()
     progress = tqdm(total=graphs.users, desc="score dicer", unit="user", disable=None, leave=False)
     with progress:
-        for users in user_blocks(np.arange(graphs.users), USERS_PER_BLOCK):
+        for users in user_blocks(np.arange(graphs.users), block[0]):
             inputs = scorer_inputs(user_rows, item_rows, friends, users)
             scores = np.empty((len(users), graphs.items), np.float32)
-            for start in range(0, graphs.items, ITEMS_PER_BLOCK):
-                block = inputs | {"item_rows": item_rows[start : start + ITEMS_PER_BLOCK]}
-                scores[:, start : start + ITEMS_PER_BLOCK] = session.run(None, block)[0]
+            for start in range(0, graphs.items, block[1]):
+                part = slice(start, start + block[1])
+                scores[:, part] = session.run(None, inputs | {"item_rows": item_rows[part]})[0]
             np.clip(scores, *_OPEN, out=scores)
             for row, user, items in zip(scores, users, top_items(scores, seen, users, top_k), strict=True):
                 if len(items):

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from export.artifacts import Artifact
 from features.contracts import IDS
 from features.training_sets import Split, TrainingSet
 from models.dicer.graphs import Graphs, graphs_of
+from models.dicer.training import TrainedDicer
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class World:
 
     def graphs(self) -> Graphs:
         return graphs_of(self.views())
+
+
+@dataclass(frozen=True)
+class ExportedDicer:
+    """A network, its artifact, and a night's world that has nodes which the artifact does not know."""
+
+    world: World
+    trained: TrainedDicer
+    artifact: Artifact
 
 
 def user_ids(users: Sequence[int]) -> list[str]:
@@ -100,3 +111,9 @@ def training_set(world: World, held_out: Sequence[tuple[int, int]]) -> TrainingS
     ]
     split = Split(dt.date(2026, 1, 1), dt.date(2026, 1, 6), dt.date(2026, 1, 11))
     return TrainingSet(split, world.views(), world.views(), labels[0], labels[1], "fingerprint")
+
+
+def night_world() -> World:
+    """13 users and 10 items; user 0 has had everything."""
+    world = random_world(8, users=13, items=10, density=0.35)
+    return World(world.friends, world.similar_users, world.similar_items, [list(range(10)), *world.histories[1:]])

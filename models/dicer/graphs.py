@@ -98,7 +98,9 @@ def graphs_of(views: Mapping[str, pa.Table]) -> Graphs:
         friends,
         similar_users,
         similar_items,
-        consumers[:, np.lexsort((consumers[1], consumers[0]))],
+        np.ascontiguousarray(
+            consumers[:, np.lexsort((consumers[1], consumers[0]))]
+        ),  # torch gathers rows 9 times faster
         lost_friends + lost_users + lost_items + lost_consumers,
     )
 

@@ -53,8 +53,8 @@ class KarmaConfig:
     weight_decay: float = 0.01
     validate_every: int = 25
     patience: int = 4
-    validation_users: int = 600  # looked at while training; the reported metrics use all,
-    validation_targets: int = 8  # and one target a user instead of so many
+    validation_users: int = 600  # looked at while training; the reported metrics use all
+    targets_per_user: int = 8  # looked at while training; the headline metrics use the first
 
     def __post_init__(self) -> None:
         if self.hidden % (2 * self.heads):

@@ -23,6 +23,7 @@ from models.karma.text import (
     Catalogue,
     History,
     Preparation,
+    Rows,
     Tokens,
     encode,
     latest_sequence,
@@ -48,6 +49,11 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def by_user(self) -> tuple[Targets, Rows, Rows]:
+        """The first target of each user, its row here, and for every row the place of its user among them."""
+        _, first, of_user = np.unique(np.array(self.users, np.str_), return_index=True, return_inverse=True)
+        return self.take(first.tolist()), first, of_user
 
     def take(self, rows: Sequence[int]) -> Targets:
         """The targets of some rows."""
@@ -165,26 +171,35 @@ def figures(found: Ranks) -> dict[str, float]:
 def report(
     network: Karma, preparation: Preparation, catalogue: Catalogue, targets: Targets, event_count: NDArray[np.int64]
 ) -> dict[str, dict[str, float]]:
-    """Metrics of one window. `model` and `popularity` are over users with a history: those whom the night serves."""
+    """Metrics of one window, from `targets` with several a user.
+
+    `model` and `popularity` are over the first target of each user with a history: those whom the night serves. The
+    same over all targets says it with less noise; a user then counts as often as it has targets.
+    """
     items, limit = encode_catalogue(network, catalogue), preparation.config.sequence_tokens
-    by_model = model_ranks(encode_users(network, user_sequences(targets, catalogue, limit=limit)), items, targets)
-    asked = encode_users(network, user_sequences(targets, catalogue, limit=limit, with_query=True))
-    by_query = model_ranks(asked, items, targets)
-    by_count = popularity_ranks(targets, event_count)
+    once, first, of_user = targets.by_user()
+    users = encode_users(network, user_sequences(once, catalogue, limit=limit))
+    asked = encode_users(network, user_sequences(once, catalogue, limit=limit, with_query=True))
+    by_model, by_count = model_ranks(users[of_user], items, targets), popularity_ranks(targets, event_count)
+    by_query = model_ranks(asked, items, once)
     known = np.array([len(history.items) > 0 for history in targets.histories], np.bool_)
-    cold = event_count[targets.items] == 0
+    served = known[first]
+    cold = event_count[once.items] == 0
     return {
-        "model": figures(by_model[known]),
-        "popularity": figures(by_count[known]),
-        "model_with_query": figures(by_query[known]),
-        "model_cold_items": figures(by_model[known & cold]),
-        "model_new_users": figures(by_model[~known]),
-        "popularity_new_users": figures(by_count[~known]),
-        "decoding": fidelity(network, catalogue, targets, limit=limit),
+        "model": figures(by_model[first][served]),
+        "popularity": figures(by_count[first][served]),
+        "model_all_targets": figures(by_model[known]),
+        "popularity_all_targets": figures(by_count[known]),
+        "model_with_query": figures(by_query[served]),
+        "model_cold_items": figures(by_model[first][served & cold]),
+        "model_new_users": figures(by_model[first][~served]),
+        "popularity_new_users": figures(by_count[first][~served]),
+        "decoding": fidelity(network, catalogue, once, limit=limit),
         "targets": {
-            "users": int(known.sum()),
-            "new_users": int((~known).sum()),
-            "cold_items": int((known & cold).sum()),
+            "users": int(served.sum()),
+            "all_targets": int(known.sum()),
+            "new_users": int((~served).sum()),
+            "cold_items": int((served & cold).sum()),
             "labels_of_unknown_items": targets.unknown_items,
             "labels_of_seen_items": targets.seen_items,
         },

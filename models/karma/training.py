@@ -231,26 +231,25 @@ def _watched(
     """
     config = preparation.config
     targets = evaluation.held_out_targets(
-        labels, world.histories, world.row_of, preparation, per_user=config.validation_targets
+        labels, world.histories, world.row_of, preparation, per_user=config.targets_per_user
     )
     known = sorted({user for user, past in zip(targets.users, targets.histories, strict=True) if len(past.items)})
     order = torch.randperm(len(known), generator=step_generator(seed, -1))[: config.validation_users]
     chosen = {known[place] for place in order.tolist()}
     watched = targets.take([row for row, user in enumerate(targets.users) if user in chosen])
-    _, first, of_user = np.unique(np.array(watched.users, dtype=np.str_), return_index=True, return_inverse=True)
-    once = watched.take(first.tolist())
+    once, _, of_user = watched.by_user()
     return watched, of_user, evaluation.user_sequences(once, world.catalogue, limit=config.sequence_tokens)
 
 
 def _metrics(
     network: Karma, preparation: Preparation, world: World, training_set: TrainingSet, fitted: Fit
 ) -> dict[str, Any]:
-    recent = read_world(training_set.recent, preparation)
+    recent, per_user = read_world(training_set.recent, preparation), preparation.config.targets_per_user
     windows = {"validation": (world, training_set.validation), "test": (recent, training_set.test)}
     metrics: dict[str, Any] = {"steps": fitted.steps, "best_step": fitted.best_step}
     with torch.no_grad():
         for window, (known, labels) in windows.items():
-            targets = evaluation.held_out_targets(labels, known.histories, known.row_of, preparation)
+            targets = evaluation.held_out_targets(labels, known.histories, known.row_of, preparation, per_user=per_user)
             metrics[window] = evaluation.report(network, preparation, known.catalogue, targets, known.event_count)
     return metrics
 

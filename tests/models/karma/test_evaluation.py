@@ -54,6 +54,8 @@ def test_several_targets_of_a_user_are_different_items(world: World, preparation
     taken = [("u", "i005", ""), ("u", "i005", "red"), ("u", "i006", ""), ("u", "i007", ""), ("v", "i001", "")]
     targets = held_out_targets(labels(taken), world.histories, world.row_of, preparation, per_user=2)
     assert list(zip(targets.users, targets.items.tolist(), strict=True)) == [("u", 5), ("u", 6), ("v", 1)]
+    once, first, of_user = targets.by_user()
+    assert (once.items.tolist(), first.tolist(), of_user.tolist()) == ([5, 1], [0, 2], [0, 0, 1])
 
 
 def test_a_window_without_a_target_gives_no_rows(world: World, preparation: Preparation) -> None:

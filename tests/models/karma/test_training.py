@@ -46,6 +46,7 @@ def test_every_figure_is_a_number_in_a_flat_group(trained: TrainedKarma) -> None
             assert all(math.isfinite(value) for value in group.values())
     assert trained.metrics["test"]["targets"] == {
         "users": 40,
+        "all_targets": 40,
         "new_users": 1,
         "cold_items": 0,
         "labels_of_unknown_items": 1,

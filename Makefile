@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Airflow on this machine, loopback only: http://127.0.0.1:8080
 airflow: $(READY)
-	AIRFLOW_HOME=$(CURDIR) $(BIN)/airflow standalone
+	AIRFLOW_HOME="$(CURDIR)" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/airflow standalone
 
 # For maintainers: resolve anew. CUDA wheels are dropped, so that a CPU build of torch satisfies the lock.
 lock:

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +22,13 @@ from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
 from features.windows import parse_date
 
+DEMO_FILE_NAME = "attractor.demo.toml"
+DEMO_DATE = dt.date(2026, 3, 2)  # the day after the last event of the default market
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Date(click.ParamType):
+class _Date(click.ParamType[dt.date]):
     name = "YYYY-MM-DD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.date:
@@ -204,6 +208,74 @@ def publish(file: Path | None, as_json: bool, release_id: str, force_reason: str
     """Put an audited release live; an older night than the one served is kept but not served."""
     figures = stages.publish(load(file), release_id, published_at=_now(), force_reason=force_reason)
     _say(figures, as_json, [f"{key}: {value}" for key, value in figures.items()])
+
+
+@cli.command()
+@_common
+@click.option("--to", default=None, help="A release of `attractor releases`; by default the one before the live one.")
+def rollback(file: Path | None, as_json: bool, to: str | None) -> None:
+    """Serve an earlier release again; one pointer swap, nothing is recomputed."""
+    from export import release
+
+    publication = asdict(release.rollback(load(file), published_at=_now(), to=to))
+    _say(publication, as_json, [publication["sentence"]])
+
+
+@cli.command()
+@_common
+def releases(file: Path | None, as_json: bool) -> None:
+    """List every release on disk, newest night first."""
+    from export import release
+
+    listed = release.releases(load(file))
+    lines = [
+        f"{entry['release_id']}  {entry['state']:<8}  audit {entry['audit'] or 'not yet'}  "
+        + ", ".join(f"{count:,} {view}" for view, count in entry["rows"].items())
+        for entry in listed
+    ]
+    _say(listed, as_json, lines or ["no release yet; run `attractor night --date YYYY-MM-DD`"])
+
+
+@cli.command()
+@_common
+@click.option("--date", type=_Date(), default=None, help="Exit with 4 unless a night of this date or later is served.")
+def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
+    """Show what is served and since when, what a rollback would serve, and which model is champion."""
+    from export import promotion, release
+
+    configuration = load(file)
+    missing = promotion.missing_champions(configuration)
+    champions = {m: None if m in missing else promotion.champion(configuration, m).version for m in MODELS}
+    told = release.status(configuration) | {"champions": champions}
+    live = told["live"]
+    lines = [
+        f"live      {live['release_id']} since {told['published_at']}" if live else "live      nothing yet",
+        f"previous  {told['previous'] or 'none'}",
+        *(f"champion  {model}: {version or 'none'}" for model, version in champions.items()),
+        *(f"waiting   {release_id}" for release_id in told["waiting"]),
+    ]
+    _say(told, as_json, lines)
+    if date is not None and (live is None or live["date"] < date.isoformat()):
+        click.echo(f"stale: expected a night of {date} or later", err=True)
+        sys.exit(4)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def demo(as_json: bool) -> None:
+    """Run a whole night on a generated market and show what came of it; a second run re-uses what is done."""
+    from export.summary import summarise, summary_text
+
+    text = configuration_text({"kind": "synthetic"})
+    file = Path(FILE_NAME)
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
+        file = Path(DEMO_FILE_NAME)
+        click.echo(f"{FILE_NAME} here is yours and stays; the demo uses {file}", err=True)
+    initialise(file, text)
+    configuration = load(file)
+    nights.run_night(configuration, DEMO_DATE, published_at=_now(), announce=_announce)
+    summary = summarise(configuration, DEMO_DATE)
+    _say(summary, as_json, ["", summary_text(summary)])
 
 
 def _announce(name: str, result: StageResult | None) -> None:

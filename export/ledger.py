@@ -5,6 +5,7 @@ A stage that finished on the same inputs is not run again; one that was killed l
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import resource
 import time
@@ -97,11 +98,11 @@ def once(
     return StageResult(stage, key, figures, seconds, peak, reused=False)
 
 
-def finished(ledger: Engine, *, key: str | None = None) -> list[StageResult]:
-    """Every finished run, or those of one key, by key and stage."""
+def finished(ledger: Engine, *, date: dt.date | None = None) -> list[StageResult]:
+    """Every finished run, or those of one night, by key and stage."""
     query = select(StageRun).order_by(StageRun.key, StageRun.stage)
-    if key is not None:
-        query = query.where(StageRun.key == key)
+    if date is not None:
+        query = query.where(StageRun.key.startswith(date.isoformat()))
     with Session(ledger) as session:
         return [_result(row, reused=True) for row in session.scalars(query)]
 

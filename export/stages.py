@@ -7,7 +7,7 @@ Heavy libraries are imported by the stage that needs them, so that scoring never
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from export.promotion import champion
 from features.configuration import Configuration
 from features.contracts import FEATURES
 from features.errors import GateFailed
-from features.files import read_json, sha256_of_file
+from features.files import read_json, sha256_of_file, sha256_of_json
+from features.partitions import partition_path
 
 
 def land(configuration: Configuration, date: dt.date) -> StageResult:
@@ -48,7 +49,7 @@ def build(configuration: Configuration, date: dt.date) -> StageResult:
         date,
         _feature_inputs(configuration, date),
         lambda: {"rows": building.build(configuration, date)},
-        stands=lambda figures: all(_partition(configuration, view, date).is_file() for view in FEATURES),
+        stands=lambda figures: all(partition_path(configuration, view, date).is_file() for view in FEATURES),
     )
 
 
@@ -135,7 +136,7 @@ def score(configuration: Configuration, date: dt.date) -> StageResult:
     config = configuration.section("score", ScoreConfig)
     inputs = {
         "champions": {model: artifact.version for model, artifact in champions.items()},
-        "partitions": {view: sha256_of_file(_partition(configuration, view, date)) for view in FEATURES},
+        "partitions": {view: sha256_of_file(partition_path(configuration, view, date)) for view in FEATURES},
         "score": asdict(config),
     }
     return _once(
@@ -189,17 +190,13 @@ def _once(
     name: str,
     date: dt.date,
     inputs: Mapping[str, Any],
-    work: Any,
+    work: Callable[[], Figures],
     *,
-    stands: Any,
+    stands: Callable[[Figures], bool],
     model: str | None = None,
 ) -> StageResult:
     key = date.isoformat() + (f"/{model}" if model else "")
     return ledger.once(ledger.open_ledger(configuration.ledger), name, key, inputs, work, stands=stands)
-
-
-def _partition(configuration: Configuration, view: str, date: dt.date) -> Path:
-    return configuration.features / view / f"date={date.isoformat()}.parquet"
 
 
 def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, Any]:
@@ -222,6 +219,4 @@ def _training_inputs(configuration: Configuration, date: dt.date, model: str) ->
 
 
 def _run_directory(configuration: Configuration, model: str, inputs: Mapping[str, Any]) -> Path:
-    from features.files import sha256_of_json
-
     return configuration.checkpoints / model / sha256_of_json(inputs)[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def test_a_stage_runs_once_per_inputs(tmp_path: Path) -> None:
     assert run(2) == (2, False)  # other inputs
     assert run(2, stands=False) == (2, False)  # its output is gone
     assert calls == [1, 2, 2]
-    assert [row.figures for row in finished(ledger, key="2026-01-01")] == [{"rows": 2}]
+    assert [row.figures for row in finished(ledger, date=dt.date(2026, 1, 1))] == [{"rows": 2}]
 
 
 def test_a_stage_that_fails_is_not_recorded(tmp_path: Path) -> None:

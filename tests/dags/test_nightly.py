@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,14 @@ import pytest
 from features.configuration import Configuration, load
 from features.files import read_json
 from features.windows import midnight
-from models.dicer.config import dicer_tiny
-from models.karma.config import karma_tiny
+from tests.tiny_world import NIGHT, write_world
 
 ROOT = Path(__file__).resolve().parents[2]
-NIGHT = dt.date(2026, 1, 21)
-"""The day after the last of the market's events."""
-WORLD = {
-    "source": {"kind": "synthetic", "users": 120, "items": 80, "days": 20},
-    "training": {"validation_days": 3, "test_days": 3},
-    "karma": asdict(karma_tiny()),
-    "dicer": asdict(dicer_tiny()),
-}
 
 
 @pytest.fixture(scope="module")
 def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Configuration]:
-    file = tmp_path_factory.mktemp("world") / "attractor.toml"
-    lines = ['state = "state"']
-    for section, settings in WORLD.items():
-        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
-    file.write_text("\n".join(lines), encoding="utf-8")
+    file = write_world(tmp_path_factory.mktemp("world"))
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ATTRACTOR_CONFIG", str(file))
         yield load()

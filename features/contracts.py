@@ -116,7 +116,7 @@ USER_HISTORY = Table(
         Column("queries", IDS, "query of each of those events, empty text where there was none"),
         Column("event_times", pa.list_(TIMESTAMP), "time of each of those events"),
         Column("history_length", pa.int64(), "number of events listed", at_least=1),
-        Column("event_count", pa.int64(), "number of events before the date, listed or not", at_least=1),
+        Column("user_event_count", pa.int64(), "number of events before the date, listed or not", at_least=1),
     ),
 )
 ITEM_CATALOG = Table(
@@ -131,7 +131,7 @@ ITEM_CATALOG = Table(
         Column("tags", IDS, "attributes, then the most used tags before the date where the source tags by query"),
         Column("text", pa.string(), "semantic text: category and tags first, then the title"),
         Column("picture", VECTOR, "picture vector", nullable=True),
-        Column("event_count", pa.int64(), "events on the item before the date", at_least=0),
+        Column("item_event_count", pa.int64(), "events on the item before the date", at_least=0),
     ),
 )
 SOCIAL_GRAPH = Table(

@@ -100,7 +100,7 @@ def _services(views: Mapping[str, FeatureView]) -> list[FeatureService]:
     )
     candidates = attraction[["item_ids", "attraction_release_id"]]
     training = [
-        _service(name, [views[view] for view in names], "Training features; ask for full feature names")
+        _service(name, [views[view] for view in names], "Training features, point in time")
         for name, names in TRAINING_SERVICES.items()
     ]
     return [

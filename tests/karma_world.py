@@ -45,7 +45,7 @@ def catalogue(items: int = 36) -> pa.Table:
                 "tags": [colour],
                 "text": f"{kind}; {colour}; {title}" if title else "",
                 "picture": None if i % 5 == 0 else [float(i % 3 == j) for j in range(3)],
-                "event_count": 0 if i >= items - 2 else 3 + i % 4,
+                "item_event_count": 0 if i >= items - 2 else 3 + i % 4,
             }
         )
     return pa.Table.from_pylist(rows, ITEM_CATALOG.schema)
@@ -61,7 +61,7 @@ def histories(taken: dict[str, Sequence[int]], queries: dict[str, Sequence[str]]
             "queries": list((queries or {}).get(user, [COLOURS[i % 3] if i % 2 else "" for i in items])),
             "event_times": [INSTANT - dt.timedelta(hours=len(items) - n) for n in range(len(items))],
             "history_length": len(items),
-            "event_count": len(items),
+            "user_event_count": len(items),
         }
         for user, items in taken.items()
     ]

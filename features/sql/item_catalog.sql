@@ -1,5 +1,5 @@
 WITH counted AS (
-    SELECT item_id, count(*) AS event_count FROM events GROUP BY item_id
+    SELECT item_id, count(*) AS item_event_count FROM events GROUP BY item_id
 ),
 tags_given AS (
     SELECT item_id, query AS tag, count(*) AS uses FROM events
@@ -18,7 +18,7 @@ described AS (
         coalesce(attributes, []) AS attributes,
         list_filter(coalesce(tags, []), lambda tag: NOT list_contains(coalesce(attributes, []), tag)) AS other_tags,
         picture,
-        coalesce(event_count, 0) AS event_count
+        coalesce(item_event_count, 0) AS item_event_count
     FROM items
     LEFT JOIN counted USING (item_id)
     LEFT JOIN tags_listed USING (item_id)
@@ -31,6 +31,6 @@ SELECT
     attributes || other_tags AS tags,
     concat_ws('; ', nullif(category, ''), nullif(array_to_string(attributes || other_tags, ', '), ''), nullif(title, '')) AS text,
     picture,
-    event_count
+    item_event_count
 FROM described
 ORDER BY item_id

@@ -101,7 +101,7 @@ def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparatio
     catalogue = features["item_catalog"]
     queries = [query for row in features["user_history"].column("queries").to_pylist() for query in row if query]
     texts = [text for text in catalogue.column("text").to_pylist() if text]
-    ids = zip(catalogue.column("item_id").to_pylist(), catalogue.column("event_count").to_pylist(), strict=True)
+    ids = zip(catalogue.column("item_id").to_pylist(), catalogue.column("item_event_count").to_pylist(), strict=True)
     warm = [item for item, events in ids if config.id_embedding and events >= config.id_min_events]
     return Preparation(
         config,
@@ -119,7 +119,7 @@ def read_world(features: Mapping[str, pa.Table], preparation: Preparation) -> Wo
     return World(
         catalogue,
         table.column("category").to_pylist(),
-        table.column("event_count").to_numpy(),
+        table.column("item_event_count").to_numpy(),
         row_of,
         read_histories(features["user_history"], preparation, row_of),
     )

@@ -165,7 +165,7 @@ def test_writing_through_feast_is_refused_with_the_way_to_do_it(store: FeatureSt
 
 def test_a_view_that_no_release_publishes_is_named(store: FeatureStore) -> None:
     with pytest.raises(ContractViolation, match="user_history"):
-        store.get_online_features(["user_history:event_count"], rows("user 1"))
+        store.get_online_features(["user_history:user_event_count"], rows("user 1"))
 
 
 def test_feast_serve_answers_over_http(configuration: Configuration, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ ROW: dict[str, Any] = {
     "tags": ["linen"],
     "text": "dress; linen; Linen dress",
     "picture": [0.5, -1.0],
-    "event_count": 0,
+    "item_event_count": 0,
 }
 
 
@@ -46,7 +46,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
     ("broken", "column", "rule"),
     [
         (ROW | {"item_id": "b", "title": None}, "title", "a value"),
-        (ROW | {"item_id": "b", "event_count": -1}, "event_count", ">= 0"),
+        (ROW | {"item_id": "b", "item_event_count": -1}, "item_event_count", ">= 0"),
         (ROW | {"item_id": "b" * 129}, "item_id", "at most 128 characters"),
         (ROW, "item_id", "keys that are unique and rise"),
         (ROW | {"item_id": "A"}, "item_id", "keys that are unique and rise"),

@@ -216,7 +216,7 @@ def test_definitions_are_the_contracts(here: Configuration) -> None:
         assert Path(view.batch_source.path).is_absolute()
 
 
-@pytest.mark.parametrize("service", ["recall_v1", "pre_ranking_v1", "ranking_v1", "dicer_training_v1"])
+@pytest.mark.parametrize("service", [*TRAINING_SERVICES, "recall_v1", "pre_ranking_v1", "ranking_v1"])
 def test_no_two_features_of_a_service_share_a_name(here: Configuration, service: str) -> None:
     projections = define(here).services[service].feature_view_projections
     names = [feature.name for projection in projections for feature in projection.features]

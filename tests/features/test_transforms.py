@@ -136,7 +136,7 @@ def slow_user_history(world: World, config: FeatureConfig) -> list[dict[str, Any
                     "queries": [event.query or "" for event in last],
                     "event_times": [event.event_at for event in last],
                     "history_length": len(last),
-                    "event_count": len(own),
+                    "user_event_count": len(own),
                 }
             )
     return rows
@@ -160,7 +160,7 @@ def slow_item_catalog(world: World, config: FeatureConfig) -> list[dict[str, Any
                 "tags": tags,
                 "text": "; ".join(filter(None, [about["category"], ", ".join(tags), about["title"]])),
                 "picture": about["picture"],
-                "event_count": len(own),
+                "item_event_count": len(own),
             }
         )
     return rows

@@ -117,8 +117,9 @@ def _land_events(raw: Path, date: dt.date, source: Source, *, known: KnownIds, r
     start = intervals[-1].end if intervals else EPOCH.date()
     if start >= date:
         return
-    window: Window = between(start, date)
-    with replacing_directory(raw / EVENTS.name / f"{start}_{date}") as directory:
+    end = max(date, source.closed or date)
+    window: Window = between(start, end)
+    with replacing_directory(raw / EVENTS.name / f"{start}_{end}") as directory:
         stream = source.events(window)
         checked = write_checked(EVENTS, stream, directory, known=known, refuse=refuse, window=window)
         write_json(directory / _RECORD, _record({EVENTS.name: checked}))

@@ -6,6 +6,7 @@ their file only tells who the users are.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class LastfmSource:
     """The directory of the .dat files. Raises ConfigurationError naming the file that is missing or cannot be read."""
 
     identity = "lastfm"
+    closed = dt.date(2011, 6, 1)  # published in May 2011
 
     def __init__(self, directory: Path) -> None:
         self.files = {name: directory / name for name in ENCODINGS}

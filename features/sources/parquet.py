@@ -22,6 +22,7 @@ class ParquetSource:
     """
 
     identity = "parquet"
+    closed = None
 
     def __init__(self, directory: Path) -> None:
         self.files = {name: _files(directory, name) for name in RAW}

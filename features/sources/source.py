@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ class Source(Protocol):
     @property
     def identity(self) -> str:
         """What may not change while a state directory lives: other raw tables would be mixed with those landed."""
+
+    @property
+    def closed(self) -> dt.date | None:
+        """The day from which a finished archive holds nothing more: it is landed whole, once. None: more may come."""
 
     def fingerprint(self) -> str:
         """Changes when what the source would hand over may have changed."""

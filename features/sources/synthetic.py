@@ -37,6 +37,8 @@ _GENERATION = 1
 class SyntheticSource:
     """A market behind the interface of a source."""
 
+    closed = None
+
     def __init__(self, market: Market) -> None:
         self.market = market
 

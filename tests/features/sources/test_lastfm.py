@@ -84,7 +84,10 @@ def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not DISTRIBUTED.is_dir(), reason=f"{DISTRIBUTED} is not here")
 def test_the_distributed_files_reconcile(tmp_path: Path) -> None:
-    landing: Landing = land(configured(tmp_path, str(DISTRIBUTED)), dt.date(2012, 1, 1))
+    configuration = configured(tmp_path, str(DISTRIBUTED))
+    earlier, landing = land(configuration, dt.date(2010, 12, 1)), land(configuration, dt.date(2012, 1, 1))
+    assert earlier.quarantined == landing.quarantined  # an archive is landed whole, whatever the date
+    assert earlier.rows["events"] < landing.rows["events"]
     bad = {"event_at: at least 2005-01-01 00:00:00+00:00": 5, "item_id: one of items.item_id": 1538}
     assert landing.quarantined == {"events": bad}
     assert landing.rows == {"users": 1892, "items": 17632, "events": 186479 - 1543, "social_edges": 2 * 12717}

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -305,6 +306,9 @@ def _now() -> dt.datetime:
 def main() -> None:
     """Entry point: Attractor's own errors become one line and their exit code; anything else is a bug and is shown."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Libraries talking about themselves: an optional package that nothing here uses, a deprecation that is not ours.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
     try:
         cli()
     except GateFailed as refusal:

@@ -11,7 +11,7 @@ import pytest
 
 from features.configuration import Configuration
 from features.errors import ConfigurationError
-from features.landing import Landing, land, raw_tables
+from features.landing import land, raw_tables
 from features.sources import SourceConfig, open_source
 
 DISTRIBUTED = Path(__file__).resolve().parents[4] / "shared" / "data" / "hetrec2011-lastfm-2k"

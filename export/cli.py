@@ -105,7 +105,7 @@ def night(file: Path | None, as_json: bool, date: dt.date, force_reason: str | N
     from export.summary import summarise, summary_text
 
     configuration = load(file)
-    nights.run_night(configuration, date, published_at=_now(), announce=_announce, force_reason=force_reason)
+    nights.run_night(configuration, date, clock=_now, announce=_announce, force_reason=force_reason)
     summary = summarise(configuration, date)
     _say(summary, as_json, [summary_text(summary)])
 
@@ -274,7 +274,7 @@ def demo(as_json: bool) -> None:
         click.echo(f"{FILE_NAME} here is yours and stays; the demo uses {file}", err=True)
     initialise(file, text)
     configuration = load(file)
-    nights.run_night(configuration, DEMO_DATE, published_at=_now(), announce=_announce)
+    nights.run_night(configuration, DEMO_DATE, clock=_now, announce=_announce)
     summary = summarise(configuration, DEMO_DATE)
     _say(summary, as_json, ["", summary_text(summary)])
 

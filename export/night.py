@@ -18,12 +18,13 @@ def run_night(
     configuration: Configuration,
     date: dt.date,
     *,
-    published_at: dt.datetime,
+    clock: Callable[[], dt.datetime],
     announce: Announce,
     force_reason: str | None = None,
 ) -> Figures:
     """Land, build, register, train what has no champion, score, stage, audit, publish; returns the publication.
 
+    `clock` is asked once, when the release goes live.
     Raises GateFailed if a gate refuses: what is served stays as it was.
     """
     prepare(configuration, date, announce=announce)
@@ -33,7 +34,7 @@ def run_night(
     release_id: str = staged.figures["release_id"]
     if force_reason is None:
         stages.audit(configuration, release_id)
-    return stages.publish(configuration, release_id, published_at=published_at, force_reason=force_reason)
+    return stages.publish(configuration, release_id, published_at=clock(), force_reason=force_reason)
 
 
 def prepare(configuration: Configuration, date: dt.date, *, announce: Announce) -> None:

@@ -34,6 +34,7 @@ class LoopConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     warmup_steps: int = 20
+    final_share: float = 1.0  # of the learning rate that is left at the last step; it falls linearly
     gradient_norm: float = 1.0
     validate_every: int = 50
     patience: int = 4  # validations without a new best before stopping
@@ -95,6 +96,12 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63 - 1))
 
 
+def learning_rate_share(step: int, config: LoopConfig) -> float:
+    """Share of the learning rate at `step`: a linear rise over the warm-up, a linear fall over the whole run."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return warm * (1.0 - (1.0 - config.final_share) * step / max(1, config.steps - 1))
+
+
 def _step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -105,7 +112,7 @@ def _step(
     seed: int,
 ) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        group["lr"] = config.learning_rate * learning_rate_share(step, config)
     network.train()
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: give it back as it was
         generator = step_generator(seed, step)

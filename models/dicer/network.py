@@ -129,7 +129,7 @@ def ends_of(x: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> Tensor:
 class Extremes:
     """Largest and second-largest of `halves(x)` over each node's list, with the neighbours that own them.
 
-    All four are [nodes, 2D]; the owner is -1 and the value 0 where a list has no such entry. Only the values carry
+    All are [nodes, 2D]; the owner is -1 and the value 0 where a list has no such entry. Only the values carry
     gradients, to their owners.
     """
 

@@ -50,6 +50,7 @@ class KarmaConfig:
     pretraining_learning_rate: float = 3e-3
     steps: int = 250
     learning_rate: float = 3e-3
+    final_share: float = 0.1  # of the learning rate, at the last step
     weight_decay: float = 0.01
     validate_every: int = 25
     patience: int = 4

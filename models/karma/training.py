@@ -215,6 +215,7 @@ def _train(
     loop = LoopConfig(
         steps=config.steps,
         learning_rate=config.learning_rate,
+        final_share=config.final_share,
         weight_decay=config.weight_decay,
         validate_every=config.validate_every,
         patience=config.patience,

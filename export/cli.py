@@ -307,7 +307,7 @@ def main() -> None:
     """Entry point: Attractor's own errors become one line and their exit code; anything else is a bug and is shown."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # Libraries talking about themselves: an optional package that nothing here uses, a deprecation that is not ours.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
     try:
         cli()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.training import LoopConfig, fit
+from models.training import LoopConfig, fit, learning_rate_share
 
 CONFIG = LoopConfig(steps=40, validate_every=10, learning_rate=0.05, patience=10)
 
@@ -93,3 +93,13 @@ def test_the_global_generator_is_left_as_it_was() -> None:
     torch.manual_seed(11)
     fit(net, lambda step, g: net(torch.ones(1, 1)).sum(), lambda: 0.0, config=LoopConfig(steps=3), seed=0)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_learning_rate_rises_then_falls_to_its_final_share() -> None:
+    falling = LoopConfig(steps=100, warmup_steps=10, final_share=0.1)
+    shares = [learning_rate_share(step, falling) for step in range(100)]
+    assert shares.index(max(shares)) == 9
+    assert shares[9:] == sorted(shares[9:], reverse=True)
+    assert shares[-1] == pytest.approx(0.1)
+    level = LoopConfig(steps=100, warmup_steps=10)
+    assert [learning_rate_share(step, level) for step in (0, 9, 99)] == [0.1, 1.0, 1.0]

@@ -47,10 +47,10 @@ AWKWARD = {
 
 
 def encoded(world: World, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of about unit length, as the encoder's pieces are: longer ones turn float32's rounding into differences."""
     generator = torch.Generator().manual_seed(seed)
-    h = torch.randn(len(world.friends), 5, generator=generator, requires_grad=True)
-    z = torch.randn(world.items, 5, generator=generator, requires_grad=True)
-    return h, z
+    h, z = (5**-0.5 * torch.randn(nodes, 5, generator=generator) for nodes in (len(world.friends), world.items))
+    return h.requires_grad_(), z.requires_grad_()
 
 
 def all_pairs_fast(world: World, h: Tensor, z: Tensor, *, leave_out: bool) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "lastfm": {
         "features": {"tags_from_queries": True},
         "training": {"validation_days": 61, "test_days": 61},  # Last.fm dates its events by the month
+        "karma": {"steps": 400},  # twenty times the items of the embedded market for as many users
     },
     "parquet": {"training": {"validation_days": 7, "test_days": 7}},
 }
@@ -23,6 +24,7 @@ _NOTES = {
     "source": "what to read; `attractor init --help` lists the kinds",
     "features": "how features are built: features/transforms.py, FeatureConfig",
     "training": "held-out days before the date: features/training_sets.py, SplitConfig",
+    "karma": "the language model: models/karma/config.py, KarmaConfig",
 }
 
 

@@ -75,13 +75,10 @@ def missing_champions(configuration: Configuration) -> list[str]:
 def _parity(about: Mapping[str, Any]) -> Verdict:
     graphs = about["parity"]
     failed = [name for name, record in graphs.items() if not record["holds"]]
-    worst = max((record["worst"] for record in graphs.values()), default=math.nan)
-    sentence = f"parity of {len(graphs)} graphs, worst difference {worst:.1e}"
     if failed or not graphs:
-        return Verdict(
-            "parity", "refused", f"{sentence}, outside tolerance in {', '.join(failed) or 'no graph at all'}"
-        )
-    return Verdict("parity", "passed", sentence)
+        return Verdict("parity", "refused", f"parity fails or was never measured: {', '.join(failed) or 'no graph'}")
+    worst = max(record["worst"] for record in graphs.values())
+    return Verdict("parity", "passed", f"parity of {len(graphs)} graphs, worst difference {worst:.1e}")
 
 
 def _finite(about: Mapping[str, Any]) -> Verdict:

@@ -205,8 +205,11 @@ def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, An
 
     raw = raw_tables(configuration, date)
     files = [raw.users, raw.items, raw.social_edges, *raw.events]
+    package = Path(__file__).parents[1] / "features"
+    queries = [package / "contracts.py", package / "transforms.py", *sorted((package / "sql").glob("*.sql"))]
     return {
         "raw": [sha256_of_file(path) for path in files],
+        "code": [sha256_of_file(path) for path in queries],  # a changed column or query is another partition
         "features": asdict(configuration.section("features", FeatureConfig)),
     }
 

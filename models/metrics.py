@@ -1,12 +1,12 @@
 """Ranking metrics over the full catalogue. Ranks count from 1; ties go to the item that comes first.
 
-Functions of ranks take one target a row (KARMA: the next item); functions of lists take a set of
+Functions of ranks take one target a row (KARMA: the next item); the function of hits takes a set of
 positives a row (DICER: everything the user took next).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,22 +38,38 @@ def mean_reciprocal_rank(ranks: Ranks) -> float:
     return float((1.0 / ranks).mean()) if len(ranks) else 0.0
 
 
-def recall_of_lists(lists: Sequence[Sequence[int]], positives: Sequence[frozenset[int]], k: int) -> float:
-    """Recall@k = hits / number of positives, averaged over rows with positives (Chen et al., SIGIR 2019)."""
-    values = [
-        len(positive.intersection(listed[:k])) / len(positive)
-        for listed, positive in zip(lists, positives, strict=True)
-        if positive
-    ]
-    return float(np.mean(values)) if values else 0.0
+def metrics_of_hits(
+    hits: NDArray[np.bool_], positives: NDArray[np.integer], cutoffs: Sequence[int]
+) -> Mapping[str, NDArray[np.float64]]:
+    """Every list metric at every cut-off K, one value a row, from where the hits are.
 
+    `hits` [rows, places] says which places of a row's list hold one of its `positives` [rows] (their number, at least
+    1); a place that the list does not have is no hit. Names and definitions:
 
-def ndcg_of_lists(lists: Sequence[Sequence[int]], positives: Sequence[frozenset[int]], k: int) -> float:
-    """NDCG@k with binary gains; the ideal list has min(k, number of positives) hits."""
-    discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    values = []
-    for listed, positive in zip(lists, positives, strict=True):
-        if positive:
-            gains = np.fromiter((item in positive for item in listed[:k]), dtype=float, count=min(k, len(listed)))
-            values.append(float(gains @ discounts[: len(gains)] / discounts[: min(k, len(positive))].sum()))
-    return float(np.mean(values)) if values else 0.0
+    - `Recall@K` = hits / positives (Chen et al., SIGIR 2019; RecBole), `CappedRecall@K` = hits / min(positives, K)
+      (Fu et al., WWW 2021);
+    - `NDCG@K` with binary gains, ideal list of min(positives, K) hits;
+    - `Precision@K` = hits / K, `HR@K` = whether there is a hit, `MRR@K` = 1 / place of the first one, else 0.
+
+    Raises ValueError if a row has no positive or a cut-off is below 1.
+    """
+    if len(positives) and positives.min() < 1:
+        raise ValueError(f"expected at least 1 positive in each row, got {positives.min()} in one")
+    if min(cutoffs) < 1:
+        raise ValueError(f"expected cut-offs of at least 1, got {min(cutoffs)}")
+    longest = max(cutoffs)
+    found = np.zeros((len(hits), longest))
+    found[:, : hits.shape[1]] = hits[:, :longest]
+    places = np.arange(1, longest + 1)
+    discounts = 1.0 / np.log2(1 + places)
+    counts, gains, ideal = found.cumsum(axis=1), (found * discounts).cumsum(axis=1), discounts.cumsum()
+    first = np.where(found.any(axis=1), 1 + found.argmax(axis=1), longest + 1)
+    metrics = {}
+    for k in cutoffs:
+        metrics[f"Recall@{k}"] = counts[:, k - 1] / positives
+        metrics[f"CappedRecall@{k}"] = counts[:, k - 1] / np.minimum(positives, k)
+        metrics[f"NDCG@{k}"] = gains[:, k - 1] / ideal[np.minimum(positives, k) - 1]
+        metrics[f"Precision@{k}"] = counts[:, k - 1] / k
+        metrics[f"HR@{k}"] = (first <= k).astype(np.float64)
+        metrics[f"MRR@{k}"] = np.where(first <= k, 1.0 / first, 0.0)
+    return metrics

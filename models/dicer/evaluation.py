@@ -1,8 +1,11 @@
-"""Held-out ranking over the full catalogue without seen items, beside popularity; does the social graph align?"""
+"""Held-out ranking, of all unseen items or of sampled candidates: pure functions of scores and truth.
+
+Equal scores go to the lower item row, so a model that tells nothing apart gets what item numbers are worth: nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +16,15 @@ from numpy.typing import NDArray
 
 from models.dicer.graphs import Graphs, Indices, Lists, rows_of, user_blocks
 from models.dicer.network import Dicer, Edges, friend_ends
-from models.dicer.ranking import top_items
-from models.metrics import ndcg_of_lists, recall_of_lists
+from models.metrics import metrics_of_hits
 
 Scorer = Callable[[Indices], NDArray[np.float32]]
-"""Scores [users, items] of a block of user rows."""
+"""Scores [users, items] of a block of user rows; a fresh array, which the caller may overwrite."""
 
-_LONGEST = 50
+PairScorer = Callable[[Indices, Indices], NDArray[np.float32]]
+"""Scores [users, c] of user rows [users] and c item rows of each [users, c]; a fresh array."""
+
+_STRIDE = 2**32  # above any item row: one number for a user and an item
 _USERS, _ITEMS = 8, 512  # of a block: its arrays stay in the cache, measured 3 times faster than all items at once
 _LEAST_LIFT = 1.2  # published social data has a lift of 1.3 to 3.6, misaligned copies about 0.9 to 1.3
 
@@ -75,18 +80,139 @@ def popularity_scorer(graphs: Graphs) -> Scorer:
     return lambda users: np.tile(counts, (len(users), 1))
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Metrics averaged over the `users` with positives; `left_out` users had none and count nowhere."""
+
+    metrics: Mapping[str, float]  # names as in `models.metrics.metrics_of_hits`
+    users: int
+    left_out: int
+
+
 def evaluate(scorer: Scorer, truth: HeldOut, graphs: Graphs, seen: Lists) -> dict[str, float]:
     """Recall@10, Recall@50, NDCG@10 and HR@10 (share of users with a hit), averaged over the held-out users."""
-    lists: list[list[int]] = []
-    for users in user_blocks(truth.users, _USERS):
-        lists += [ranked.tolist() for ranked in top_items(scorer(users), seen, users, _LONGEST)]
-    hits = [bool(wanted.intersection(ranked[:10])) for ranked, wanted in zip(lists, truth.positives, strict=True)]
-    return {
-        "Recall@10": recall_of_lists(lists, truth.positives, 10),
-        "Recall@50": recall_of_lists(lists, truth.positives, 50),
-        "NDCG@10": ndcg_of_lists(lists, truth.positives, 10),
-        "HR@10": float(np.mean(hits)) if hits else 0.0,
-    }
+    assert len(seen.lengths) == graphs.users
+    metrics = evaluate_full(scorer, truth, seen, cutoffs=(10, 50), block=_USERS).metrics
+    return {name: metrics[name] for name in ("Recall@10", "Recall@50", "NDCG@10", "HR@10")}
+
+
+def evaluate_full(
+    scorer: Scorer, truth: HeldOut, excluded: Lists, *, cutoffs: Sequence[int], block: int = 256
+) -> Evaluation:
+    """Rank every item but those `excluded` for the user row; `block` users are scored at once.
+
+    A list is shorter than K where fewer items are left. Raises ValueError if a score is not finite.
+    """
+    judged, _ = _with_positives(truth)
+    positives = _lists_of(judged)
+
+    def hits(places: Indices) -> NDArray[np.bool_]:
+        users = judged.users[places]
+        scores = _finite(scorer(users), users)
+        row, item = _entries(excluded, users)
+        scores[row, item] = -np.inf
+        wanted = np.zeros(scores.shape, np.bool_)
+        row, item = _entries(positives, places)
+        wanted[row, item] = True
+        return _hits(scores, wanted, max(cutoffs))
+
+    return _evaluation(judged, hits, len(truth.users), cutoffs=cutoffs, block=block)
+
+
+def evaluate_sampled(
+    scorer: PairScorer, truth: HeldOut, candidates: Lists, *, cutoffs: Sequence[int], block: int = 64
+) -> Evaluation:
+    """Rank the `candidates` of each user of `truth`: distinct item rows, ascending, positives among them.
+
+    Ascending, so that a positive's place says nothing. Raises ValueError if a list is not, if it lacks one of
+    its positives, or if a score is not finite.
+    """
+    _check_candidates(candidates, truth)
+    judged, kept = _with_positives(truth)
+    positives = _lists_of(judged)
+
+    def hits(places: Indices) -> NDArray[np.bool_]:
+        users, (items, real) = judged.users[places], candidates.padded(kept[places])
+        scores = np.where(real, _finite(scorer(users, items), users), -np.inf)
+        row, item = _entries(positives, places)
+        wanted = np.isin(np.arange(len(places))[:, None] * _STRIDE + items, row * _STRIDE + item)
+        return _hits(scores, wanted & real, max(cutoffs))
+
+    return _evaluation(judged, hits, len(truth.users), cutoffs=cutoffs, block=block)
+
+
+def _evaluation(
+    judged: HeldOut, hits: Callable[[Indices], NDArray[np.bool_]], asked: int, *, cutoffs: Sequence[int], block: int
+) -> Evaluation:
+    found = [hits(places) for places in user_blocks(np.arange(len(judged.users)), block)]
+    counts = np.array([len(wanted) for wanted in judged.positives], np.int64)
+    rows = np.concatenate(found) if found else np.zeros((0, max(cutoffs)), np.bool_)
+    metrics = metrics_of_hits(rows, counts, cutoffs)
+    return Evaluation(
+        {name: float(values.mean()) if len(values) else 0.0 for name, values in metrics.items()},
+        len(judged.users),
+        asked - len(judged.users),
+    )
+
+
+def _hits(scores: NDArray[np.floating], wanted: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
+    """Which of the `longest` best columns of each row are `wanted`, best first, ties to the lower column."""
+    k = min(longest, scores.shape[1])
+    hits = np.zeros((len(scores), longest), np.bool_)
+    if k == 0 or len(scores) == 0:
+        return hits
+    least = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k, None]
+    above, level = scores > least, scores == least
+    # of those level with the last place, as many of the first columns as fit
+    kept = above | (level & (level.cumsum(axis=1, dtype=np.int32) <= k - above.sum(axis=1, keepdims=True)))
+    columns = np.nonzero(kept)[1].reshape(-1, k)
+    chosen = np.take_along_axis(scores, columns, axis=1)
+    order = np.argsort(-chosen, axis=1, kind="stable")
+    columns, chosen = np.take_along_axis(columns, order, axis=1), np.take_along_axis(chosen, order, axis=1)
+    hits[:, :k] = np.take_along_axis(wanted, columns, axis=1) & (chosen > -np.inf)
+    return hits
+
+
+def _with_positives(truth: HeldOut) -> tuple[HeldOut, Indices]:
+    """The users of `truth` that have positives, and which they are."""
+    kept = np.flatnonzero([bool(wanted) for wanted in truth.positives])
+    return HeldOut(truth.users[kept], tuple(truth.positives[k] for k in kept), truth.unknown), kept
+
+
+def _lists_of(truth: HeldOut) -> Lists:
+    lengths = np.array([len(wanted) for wanted in truth.positives], np.int64)
+    values = np.array([item for wanted in truth.positives for item in sorted(wanted)], np.int64)
+    return Lists(np.concatenate([[0], lengths.cumsum()]).astype(np.int64), values)
+
+
+def _check_candidates(candidates: Lists, truth: HeldOut) -> None:
+    everyone = np.arange(len(truth.users))
+    (row, item), (owner, wanted) = _entries(candidates, everyone), _entries(_lists_of(truth), everyone)
+    keys = row * _STRIDE + item
+    if np.any(np.diff(keys) <= 0):
+        user = truth.users[row[1:][np.diff(keys) <= 0][0]]
+        raise ValueError(f"expected distinct ascending candidates, got others for user row {user}")
+    lost = np.flatnonzero(~np.isin(owner * _STRIDE + wanted, keys))
+    if len(lost):
+        user, missing = truth.users[owner[lost[0]]], wanted[lost[0]]
+        raise ValueError(f"expected the positives of user row {user} among its candidates, item row {missing} is not")
+
+
+def _entries(lists: Lists, nodes: Indices) -> tuple[Indices, Indices]:
+    """The entries of the lists of `nodes`: which of the nodes, and the value."""
+    lengths = lists.lengths[nodes]
+    starts = lists.offsets[nodes] - np.concatenate([[0], lengths.cumsum()[:-1]])
+    return np.repeat(np.arange(len(nodes)), lengths), lists.values[
+        np.repeat(starts, lengths) + np.arange(lengths.sum())
+    ]
+
+
+def _finite(scores: NDArray[np.float32], users: Indices) -> NDArray[np.float32]:
+    wrong = ~np.isfinite(scores)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(f"expected finite scores, got {scores[row, column]} for user row {users[row]}")
+    return scores
 
 
 def social_alignment(graphs: Graphs, *, seed: int = 0) -> dict[str, Any]:

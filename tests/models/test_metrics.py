@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,10 +13,9 @@ from hypothesis.extra.numpy import arrays
 from models.metrics import (
     hit_rate,
     mean_reciprocal_rank,
+    metrics_of_hits,
     ndcg,
-    ndcg_of_lists,
     rank_of_target,
-    recall_of_lists,
 )
 
 SCORES = arrays(np.float64, (4, 7), elements=st.integers(-3, 3).map(float))
@@ -43,14 +43,25 @@ def test_metrics_are_bounded_and_blind_to_row_order(
 
 
 def test_a_known_list() -> None:
-    lists, positives = [[3, 1, 2], [0, 1, 2]], [frozenset({1, 9}), frozenset({0})]
-    assert recall_of_lists(lists, positives, 2) == (0.5 + 1.0) / 2
+    # Row 0: 3 positives, the second place holds one. Row 1: 1 positive, the first place holds it.
+    metrics = metrics_of_hits(np.array([[False, True, False], [True, False, False]]), np.array([3, 1]), (2,))
     ideal = 1.0 + 1.0 / math.log2(3)
-    assert math.isclose(ndcg_of_lists(lists, positives, 2), ((1 / math.log2(3)) / ideal + 1.0) / 2)
+    assert metrics["Recall@2"].tolist() == [1 / 3, 1.0]
+    assert metrics["CappedRecall@2"].tolist() == [1 / 2, 1.0]
+    assert np.allclose(metrics["NDCG@2"], [(1 / math.log2(3)) / ideal, 1.0])
+    assert metrics["Precision@2"].tolist() == [0.5, 0.5]
+    assert metrics["MRR@2"].tolist() == [0.5, 1.0]
+    assert metrics["HR@2"].tolist() == [1.0, 1.0]
 
 
-def test_rows_without_positives_do_not_count() -> None:
-    assert recall_of_lists([[1], [1]], [frozenset(), frozenset({1})], 1) == 1.0
-    assert recall_of_lists([[1]], [frozenset()], 1) == 0.0
-    assert ndcg_of_lists([], [], 5) == 0.0
+def test_a_list_shorter_than_the_cut_off_has_no_hits_beyond() -> None:
+    metrics = metrics_of_hits(np.array([[True]]), np.array([2]), (1, 5))
+    assert (metrics["Recall@5"][0], metrics["CappedRecall@1"][0], metrics["CappedRecall@5"][0]) == (0.5, 1.0, 0.5)
+
+
+def test_rows_without_positives_and_cut_offs_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 positive"):
+        metrics_of_hits(np.zeros((1, 3), bool), np.array([0]), (1,))
+    with pytest.raises(ValueError, match="cut-offs"):
+        metrics_of_hits(np.zeros((1, 3), bool), np.array([1]), (0,))
     assert hit_rate(np.array([], dtype=np.int64), 10) == 0.0

@@ -262,6 +262,27 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
 
 
 @cli.command()
+@_common
+@click.option("--user", required=True, help="A user id.")
+@click.option("--item", required=True, help="An item id.")
+@click.option(
+    "--release", "release_id", default=None, help="A release of `attractor releases`; by default the live one."
+)
+@click.option("--date", type=_Date(), default=None, help="A night that is not published: the champion on its features.")
+def explain(
+    file: Path | None, as_json: bool, user: str, item: str, release_id: str | None, date: dt.date | None
+) -> None:
+    """Say why an item got its score for a user: heads, friends, and whose items and whose taste drove it."""
+    from export.explain import explain_score
+    from export.explanation_text import explanation_text, remarks
+
+    if release_id and date:
+        raise click.UsageError("--release and --date name two nights: give one of them")
+    explained = explain_score(load(file), user, item, release_id=release_id, date=date)
+    _say(asdict(explained) | {"remarks": remarks(explained)}, as_json, [explanation_text(explained)])
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def demo(as_json: bool) -> None:
     """Run a whole night on a generated market and show what came of it; a second run re-uses what is done."""

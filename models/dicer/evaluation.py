@@ -24,6 +24,15 @@ Scorer = Callable[[Indices], NDArray[np.float32]]
 PairScorer = Callable[[Indices, Indices], NDArray[np.float32]]
 """Scores [users, c] of user rows [users] and c item rows of each [users, c]; a fresh array."""
 
+
+@dataclass(frozen=True)
+class Scorers:
+    """The two ways to ask one model."""
+
+    every_item: Scorer
+    pairs: PairScorer
+
+
 _STRIDE = 2**32  # above any item row: one number for a user and an item
 _USERS, _ITEMS = 8, 512  # of a block: its arrays stay in the cache, measured 3 times faster than all items at once
 _LEAST_LIFT = 1.2  # published social data has a lift of 1.3 to 3.6, misaligned copies about 0.9 to 1.3
@@ -49,12 +58,19 @@ def held_out(labels: pa.Table, graphs: Graphs) -> HeldOut:
     """The labels (`user_id`, `item_id`) that are new to their users."""
     users, items = rows_of(labels["user_id"], graphs.user_ids), rows_of(labels["item_id"], graphs.item_ids)
     known = (users >= 0) & (items >= 0)
-    pairs = np.unique(users[known] * graphs.items + items[known])
+    keys = np.unique(users[known] * graphs.items + items[known])
     seen = graphs.interactions[0] * graphs.items + graphs.interactions[1]
-    new = pairs[~np.isin(pairs, seen)]
-    owners, starts = np.unique(new // max(1, graphs.items), return_index=True)
-    groups = np.split(new % max(1, graphs.items), starts[1:]) if len(owners) else []
-    return HeldOut(owners, tuple(frozenset(group.tolist()) for group in groups), int((~known).sum()))
+    new = keys[~np.isin(keys, seen)]
+    width = max(1, graphs.items)
+    return truth_of(np.stack([new // width, new % width]), unknown=int((~known).sum()))
+
+
+def truth_of(pairs: Indices, *, unknown: int = 0) -> HeldOut:
+    """The held-out `pairs` [2, n] (user row, item row) by user, in order of the users' rows."""
+    order = np.argsort(pairs[0], kind="stable")
+    owners, starts = np.unique(pairs[0][order], return_index=True)
+    groups = np.split(pairs[1][order], starts[1:]) if len(owners) else []
+    return HeldOut(owners, tuple(frozenset(group.tolist()) for group in groups), unknown)
 
 
 def network_scorer(network: Dicer, bases: tuple[torch.Tensor, torch.Tensor], edges: Edges, graphs: Graphs) -> Scorer:
@@ -75,7 +91,7 @@ def network_scorer(network: Dicer, bases: tuple[torch.Tensor, torch.Tensor], edg
 
 
 def popularity_scorer(graphs: Graphs) -> Scorer:
-    """The baseline: an item's number of consumers, for everyone."""
+    """An item's number of consumers, for everyone: the least that a model must beat."""
     counts = graphs.audiences().lengths.astype(np.float32)
     return lambda users: np.tile(counts, (len(users), 1))
 

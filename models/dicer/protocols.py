@@ -1,0 +1,248 @@
+"""The three protocols of the benchmark: how public data is split, what is ranked, and which metrics count.
+
+- `paper` (Fu et al., WWW 2021, section 4.1): `ciao/`, every rating is a positive; all pairs 80/10/10 by seed; ranked
+  are a user's positives among 1,000 items that the user has in no part, drawn by seed.
+- `full` (Chen et al., SIGIR 2019): `ciao-eatnn-split/`, split as published, so that a seed only starts a model; ranked
+  are all items that the user has not in train. Their program leaves validation items among the test's candidates
+  (code/EATNN.py, `dev_step`), so this does too. It divides Recall by min(positives, K): `CappedRecall` here.
+- `lastfm` (RecBole-GNN's table): `hetrec2011-lastfm-2k/`; each user's pairs 8:1:1 by seed; ranked are all items that
+  the user has not in train nor, for the test, in validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol as Interface
+
+import numpy as np
+
+from features.errors import MissingInput
+from models.dicer.evaluation import Evaluation, HeldOut, Scorers, evaluate_full, evaluate_sampled, truth_of
+from models.dicer.graphs import Graphs, Indices, Lists
+from models.dicer.histories import lists_of_pairs, unseen_of
+
+SAMPLED_ITEMS = 1000
+
+
+class Part(Interface):
+    """A part of a split that can be judged: truth, and what it is ranked among."""
+
+    @property
+    def truth(self) -> HeldOut:
+        """Users and their positives."""
+
+    def sample(self, users: int, *, seed: int) -> Part:
+        """The same for at most so many of the users, drawn without replacement."""
+
+    def evaluate(self, scorers: Scorers, cutoffs: Sequence[int]) -> Evaluation:
+        """The metrics of a model."""
+
+
+@dataclass(frozen=True, eq=False)
+class EveryItem:
+    """Ranked among all items but the `excluded` ones of the user."""
+
+    truth: HeldOut
+    excluded: Lists  # of every user row
+
+    def sample(self, users: int, *, seed: int) -> EveryItem:
+        """As `Part`."""
+        return EveryItem(self.truth.sample(users, seed=seed), self.excluded)
+
+    def evaluate(self, scorers: Scorers, cutoffs: Sequence[int]) -> Evaluation:
+        """As `Part`."""
+        return evaluate_full(scorers.every_item, self.truth, self.excluded, cutoffs=cutoffs)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledItems:
+    """Ranked among the `candidates` of the user, positives included."""
+
+    truth: HeldOut
+    candidates: Lists  # of each of truth.users
+
+    def sample(self, users: int, *, seed: int) -> SampledItems:
+        """As `Part`."""
+        truth = self.truth.sample(users, seed=seed)
+        places = np.searchsorted(self.truth.users, truth.users)
+        lengths = self.candidates.lengths[places]
+        values = [self.candidates.of(place) for place in places.tolist()]
+        offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+        return SampledItems(truth, Lists(offsets, np.concatenate([*values, np.empty(0, np.int64)])))
+
+    def evaluate(self, scorers: Scorers, cutoffs: Sequence[int]) -> Evaluation:
+        """As `Part`."""
+        return evaluate_sampled(scorers.pairs, self.truth, self.candidates, cutoffs=cutoffs)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Training interactions [2, n] (user row, item row), the social network [2, m] as given, and two judged parts."""
+
+    users: int
+    items: int
+    interactions: Indices
+    friends: Indices
+    validation: Part
+    test: Part
+
+    def graphs(self, *, threshold: float = 0.1, cap: int | None = None) -> Graphs:
+        """DICER's graphs of the training interactions, at most `cap` similar nodes a node."""
+        from models.dicer.similarity import graphs_from_arrays
+
+        return graphs_from_arrays(self.interactions, self.friends, self.users, self.items, threshold=threshold, cap=cap)
+
+    def facts(self) -> dict[str, float | int]:
+        """What the page says of the split; `cold` is the share of test positives whose item is not in train."""
+        trained = np.zeros(self.items, np.bool_)
+        trained[self.interactions[1]] = True
+        wanted = np.array([item for items in self.test.truth.positives for item in items], np.int64)
+        return {
+            "users": self.users,
+            "items": self.items,
+            "train": self.interactions.shape[1],
+            "validation": sum(len(items) for items in self.validation.truth.positives),
+            "test": len(wanted),
+            "validation_users": len(self.validation.truth.users),
+            "test_users": len(self.test.truth.users),
+            "relations": self.friends.shape[1],
+            "cold": round(float((~trained[wanted]).mean()), 4) if len(wanted) else 0.0,
+        }
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to split and to judge. `metrics` are the page's columns, the first of them its headline."""
+
+    name: str
+    read: Callable[[Path, int], Split]
+    cutoffs: tuple[int, ...]
+    metrics: tuple[str, ...]
+    selection: str = "NDCG@10"  # of the validation part; decides when a run stops and which configuration wins
+
+
+def paper(data: Path, seed: int) -> Split:
+    """Ciao, 80/10/10, 1,000 sampled items. Raises MissingInput without its files."""
+    ratings = _matrix(data / "ciao" / "rating.mat", "rating")[:, :2]
+    trust = _matrix(data / "ciao" / "trustnetwork.mat", "trustnetwork")
+    pairs, friends, users, items = _numbered(ratings, trust)
+    generator = np.random.default_rng([seed, 0])
+    shuffled = pairs[:, generator.permutation(pairs.shape[1])]
+    train, validation, test = np.split(shuffled, _ends(pairs.shape[1]), axis=1)
+    had = lists_of_pairs(pairs, users)
+    return Split(
+        users,
+        items,
+        train,
+        friends,
+        _sampled(validation, had, items, generator=np.random.default_rng([seed, 1])),
+        _sampled(test, had, items, generator=np.random.default_rng([seed, 2])),
+    )
+
+
+def full(data: Path, seed: int) -> Split:
+    """Ciao as EATNN's authors split it; the seed changes nothing. Raises MissingInput without its files."""
+    folder = data / "ciao-eatnn-split"
+    train, validation, test, friends = (
+        _table(folder / f"{name}.csv", delimiter=",")[:, :2].T for name in ("train", "valid", "test", "trust")
+    )
+    users, items = (len(_table(folder / name, header=0)) for name in ("unique_uid_sub.txt", "unique_sid_sub.txt"))
+    had = lists_of_pairs(train, users)
+    return Split(users, items, train, friends, EveryItem(truth_of(validation), had), EveryItem(truth_of(test), had))
+
+
+def lastfm(data: Path, seed: int) -> Split:
+    """Last.fm, 8:1:1 of each user's artists as RecBole cuts them. Raises MissingInput without its files."""
+    folder = data / "hetrec2011-lastfm-2k"
+    pairs, friends, users, items = _numbered(
+        _table(folder / "user_artists.dat")[:, :2], _table(folder / "user_friends.dat")
+    )
+    order = np.random.default_rng([seed, 0]).permutation(pairs.shape[1])
+    order = order[np.argsort(pairs[0, order], kind="stable")]
+    totals = np.bincount(pairs[0], minlength=users)
+    place = np.arange(len(order)) - np.repeat(totals.cumsum() - totals, totals)
+    train_end, validation_end = (np.repeat(ends, totals) for ends in _ends_of_each(totals))
+    train = pairs[:, order[place < train_end]]
+    validation = pairs[:, order[(place >= train_end) & (place < validation_end)]]
+    test = pairs[:, order[place >= validation_end]]
+    return Split(
+        users,
+        items,
+        train,
+        friends,
+        EveryItem(truth_of(validation), lists_of_pairs(train, users)),
+        EveryItem(truth_of(test), lists_of_pairs(np.concatenate([train, validation], axis=1), users)),
+    )
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "paper",
+            paper,
+            (5, 10, 15),
+            ("CappedRecall@10", "NDCG@10", "CappedRecall@5", "NDCG@5", "CappedRecall@15", "NDCG@15"),
+        ),
+        Protocol(
+            "full",
+            full,
+            (10, 50, 100),
+            ("Recall@10", "NDCG@10", "CappedRecall@10", "Recall@50", "CappedRecall@50", "NDCG@50", "Recall@100"),
+        ),
+        Protocol("lastfm", lastfm, (10,), ("Recall@10", "NDCG@10", "MRR@10", "HR@10", "Precision@10")),
+    )
+}
+
+
+def _ends(pairs: int) -> tuple[int, int]:
+    """Where train ends and where validation ends, of 80/10/10."""
+    tenth = round(pairs / 10)
+    return pairs - 2 * tenth, pairs - tenth
+
+
+def _ends_of_each(totals: Indices) -> tuple[Indices, Indices]:
+    """RecBole's 8:1:1 of each user: tenths are rounded down, but who has 2 gives 1 to test, and who has 3 to both."""
+    test = np.where(totals < 10, (totals >= 2).astype(np.int64), totals // 10)
+    validation = np.where(totals < 10, (totals >= 3).astype(np.int64), totals // 10)
+    return totals - test - validation, totals - test
+
+
+def _sampled(positives: Indices, had: Lists, items: int, *, generator: np.random.Generator) -> SampledItems:
+    truth, unseen = truth_of(positives), unseen_of(had, items)
+    listed = []
+    for user, wanted in zip(truth.users, truth.positives, strict=True):
+        left = int(unseen.counts[user])
+        ranks = generator.choice(left, min(SAMPLED_ITEMS, left), replace=False, shuffle=False)
+        drawn = unseen.take(np.array([user]), ranks[None])[0]
+        listed.append(np.sort(np.concatenate([drawn, np.array(list(wanted), np.int64)])))
+    offsets = np.cumsum([0, *(len(candidates) for candidates in listed)])
+    return SampledItems(truth, Lists(offsets, np.concatenate([*listed, np.empty(0, np.int64)])))
+
+
+def _numbered(pairs: Indices, friends: Indices) -> tuple[Indices, Indices, int, int]:
+    """Distinct pairs [2, n] by row, relations [2, m] between users who have pairs, and how many users and items."""
+    distinct = np.unique(pairs, axis=0)
+    users, user_rows = np.unique(distinct[:, 0], return_inverse=True)
+    items, item_rows = np.unique(distinct[:, 1], return_inverse=True)
+    known = friends[np.isin(friends, users).all(axis=1)]
+    return np.stack([user_rows, item_rows]), np.searchsorted(users, known).T, len(users), len(items)
+
+
+def _matrix(file: Path, name: str) -> Indices:
+    from scipy.io import loadmat
+
+    matrix: Indices = loadmat(_present(file))[name].astype(np.int64)
+    return matrix
+
+
+def _table(file: Path, *, delimiter: str = "\t", header: int = 1) -> Indices:
+    return np.loadtxt(_present(file), delimiter=delimiter, skiprows=header, dtype=np.int64)
+
+
+def _present(file: Path) -> Path:
+    if not file.is_file():
+        raise MissingInput(f"expected {file}; --data names the folder that has ciao, ciao-eatnn-split and hetrec2011-*")
+    return file

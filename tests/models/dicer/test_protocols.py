@@ -1,0 +1,141 @@
+"""Splits keep what they promise: parts are disjoint, candidates are unseen, and the public data has its known sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from features.errors import MissingInput
+from models.dicer.evaluation import Scorers
+from models.dicer.histories import lists_of_pairs, unseen_of
+from models.dicer.protocols import PROTOCOLS, EveryItem, SampledItems, Split, full, lastfm, paper
+
+DATA = Path(__file__).resolve().parents[3] / "../shared/data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the public data in {DATA}")
+
+
+def pairs_of(part: object) -> set[tuple[int, int]]:
+    assert isinstance(part, EveryItem | SampledItems)
+    return {(int(u), i) for u, items in zip(part.truth.users, part.truth.positives, strict=True) for i in items}
+
+
+def write_ciao(folder: Path, ratings: np.ndarray, trust: np.ndarray) -> Path:
+    (folder / "ciao").mkdir(parents=True, exist_ok=True)
+    savemat(folder / "ciao" / "rating.mat", {"rating": ratings})
+    savemat(folder / "ciao" / "trustnetwork.mat", {"trustnetwork": trust})
+    return folder
+
+
+def write_lastfm(folder: Path, pairs: np.ndarray, friends: np.ndarray) -> Path:
+    directory = folder / "hetrec2011-lastfm-2k"
+    directory.mkdir(parents=True)
+    for name, header, rows in (
+        ("user_artists.dat", "userID\tartistID\tweight", np.column_stack([pairs, np.ones(len(pairs), np.int64)])),
+        ("user_friends.dat", "userID\tfriendID", friends),
+    ):
+        np.savetxt(directory / name, rows, fmt="%d", delimiter="\t", header=header, comments="")
+    return folder
+
+
+@given(st.integers(0, 2**20), st.integers(1, 6), st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_unseen_items_are_found_by_their_order(seed: int, users: int, items: int) -> None:
+    had = np.random.default_rng(seed).random((users, items)) < 0.5
+    unseen = unseen_of(lists_of_pairs(np.stack(np.nonzero(had)), users), items)
+    for user in range(users):
+        left = np.flatnonzero(~had[user])
+        assert unseen.counts[user] == len(left)
+        assert unseen.take(np.array([user]), np.arange(len(left))[None])[0].tolist() == left.tolist()
+
+
+def test_paper_splits_distinct_pairs_and_samples_unseen_items(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pairs = np.argwhere(generator.random((6, 1500)) < 0.02) * 3 + 1  # ids with gaps
+    ratings = np.column_stack([np.concatenate([pairs, pairs[:5]]), np.zeros((len(pairs) + 5, 3), np.int64)])
+    data = write_ciao(tmp_path, ratings, np.array([[1, 4], [4, 7], [1, 999]]))
+    split = paper(data, 0)
+    parts = [set(map(tuple, split.interactions.T.tolist())), pairs_of(split.validation), pairs_of(split.test)]
+    assert [len(part) for part in parts] == [len(pairs) - 2 * round(len(pairs) / 10)] + [round(len(pairs) / 10)] * 2
+    assert len(set.union(*parts)) == len(pairs)
+    assert split.friends.tolist() == [[0, 1], [1, 2]], "a relation to someone without ratings is left out"
+    had = set.union(*parts)
+    for part in (split.validation, split.test):
+        assert isinstance(part, SampledItems)
+        for place, (user, wanted) in enumerate(zip(part.truth.users, part.truth.positives, strict=True)):
+            others = set(part.candidates.of(place).tolist()) - wanted
+            assert len(others) == min(1000, split.items - sum(u == user for u, _ in had))
+            assert not {(int(user), item) for item in others} & had
+    again, other = paper(data, 0), paper(data, 1)
+    assert np.array_equal(again.interactions, split.interactions)
+    assert pairs_of(other.test) != parts[2]
+    assert isinstance(again.test, SampledItems)
+    assert isinstance(split.test, SampledItems)
+    assert np.array_equal(again.test.candidates.values, split.test.candidates.values)
+
+
+def recbole_counts(total: int) -> tuple[int, int, int]:
+    """Its rule, step by step: round down, then one for test and one for validation while train keeps one."""
+    train, validation, test = total - 2 * int(0.1 * total), int(0.1 * total), int(0.1 * total)
+    if train > 1 and 0 < 0.1 * total < 1:
+        train, test = train - 1, test + 1
+    if train > 1 and 0 < 0.1 * total < 1:
+        train, validation = train - 1, validation + 1
+    return train, validation, test
+
+
+def test_lastfm_cuts_each_user_as_recbole_does(tmp_path: Path) -> None:
+    totals = [1, 2, 3, 9, 10, 19, 20, 50]
+    pairs = np.array([(user + 2, item + 1) for user, total in enumerate(totals) for item in range(total)])
+    split = lastfm(write_lastfm(tmp_path, pairs, np.array([[2, 3], [3, 2]])), 0)
+    validation, test = pairs_of(split.validation), pairs_of(split.test)
+    for user, total in enumerate(totals):
+        counts = tuple(
+            sum(u == user for u, _ in part)
+            for part in (set(map(tuple, split.interactions.T.tolist())), validation, test)
+        )
+        assert counts == recbole_counts(total)
+    assert isinstance(split.validation, EveryItem)
+    assert isinstance(split.test, EveryItem)
+    trained = split.validation.excluded
+    assert int(split.test.excluded.lengths.sum()) == int(trained.lengths.sum()) + len(validation)
+
+
+def test_a_sample_of_a_part_keeps_each_users_candidates(tmp_path: Path) -> None:
+    pairs = np.argwhere(np.random.default_rng(1).random((30, 40)) < 0.5) + 1
+    ratings = np.column_stack([pairs, np.ones((len(pairs), 3), np.int64)])
+    part = paper(write_ciao(tmp_path, ratings, np.array([[1, 2]])), 0).test
+    some = part.sample(7, seed=3)
+    assert isinstance(part, SampledItems)
+    assert isinstance(some, SampledItems)
+    assert len(some.truth.users) == 7
+    for place, user in enumerate(some.truth.users):
+        whole = int(np.flatnonzero(part.truth.users == user)[0])
+        assert some.candidates.of(place).tolist() == part.candidates.of(whole).tolist()
+    taste = np.random.default_rng(2).random(40).astype(np.float32)
+    scorers = Scorers(lambda users: np.tile(taste, (len(users), 1)), lambda users, items: taste[items])
+    assert some.evaluate(scorers, (5,)).users == 7
+
+
+@pytest.mark.parametrize("read", [paper, full, lastfm])
+def test_missing_data_is_named(tmp_path: Path, read: Callable[[Path, int], Split]) -> None:
+    with pytest.raises(MissingInput, match=str(tmp_path)):
+        read(tmp_path, 0)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "users", "items", "pairs"),
+    [("paper", 7375, 105114, 282650), ("full", 7267, 11211, 147995), ("lastfm", 1892, 17632, 92834)],
+)
+def test_public_data_has_its_known_sizes(name: str, users: int, items: int, pairs: int) -> None:
+    split = PROTOCOLS[name].read(DATA, 0)
+    facts = split.facts()
+    assert (facts["users"], facts["items"]) == (users, items)
+    parts = [set(map(tuple, split.interactions.T.tolist())), pairs_of(split.validation), pairs_of(split.test)]
+    assert sum(len(part) for part in parts) == len(set.union(*parts)) == pairs

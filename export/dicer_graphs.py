@@ -1,6 +1,6 @@
 """DICER as two ONNX graphs, with their parity to torch, and the artifact's other files.
 
-`dicer_encoder.onnx` runs once a night: base embeddings and edge lists to rows of every user and item.
+`dicer_encoder.onnx` runs once a night: base embeddings and edge lists to the tables of every user and item.
 `dicer_scorer.onnx` runs once a block: rows of users, their friends' ends, rows of items, to scores.
 """
 
@@ -21,11 +21,22 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from export.dicer_scoring import ENCODER, ITEM_BASES, SCORER, USER_BASES, encoder_inputs, scorer_inputs
+from export.dicer_scoring import (
+    ENCODER,
+    ITEM_BASES,
+    OF_ITEMS,
+    OF_USERS,
+    SCORER,
+    USER_BASES,
+    Tables,
+    encoder_inputs,
+    scorer_inputs,
+)
 from export.parity import Arrays, Case, Parity, measure
 from features.files import write_json
 from models.dicer.graphs import Graphs, graphs_of
 from models.dicer.network import Dicer, Edges, Friends
+from models.dicer.scoring import Rows, score, tables
 from models.dicer.training import TrainedDicer
 
 if TYPE_CHECKING:
@@ -33,11 +44,10 @@ if TYPE_CHECKING:
 
 OPSET = 20
 ENCODER_INPUTS = ("user_base", "item_base", "friends", "similar_users", "similar_items", "interactions")
-SCORER_INPUTS = ("user_rows", "item_rows", "friend_ends", "friend_real")
 
 
 class NightEncoder(nn.Module):
-    """`Dicer.tables` with tensors only in its signature."""
+    """`models.dicer.scoring.tables` with tensors only in its signature."""
 
     def __init__(self, network: Dicer) -> None:
         super().__init__()
@@ -51,21 +61,28 @@ class NightEncoder(nn.Module):
         similar_users: Tensor,
         similar_items: Tensor,
         interactions: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Rows of users [users, 5D] and of items [items, 5D]."""
-        return self.network.tables(user_base, item_base, Edges(friends, similar_users, similar_items, interactions))
+    ) -> tuple[Tensor, ...]:
+        """The tables of users, then those of items."""
+        edges = Edges(friends, similar_users, similar_items, interactions)
+        user_rows, item_rows = tables(self.network, user_base, item_base, edges)
+        return (*user_rows.parts.values(), *item_rows.parts.values())
 
 
 class NightScorer(nn.Module):
-    """`Dicer.score` with tensors only in its signature."""
+    """`models.dicer.scoring.score` with tensors only in its signature: those called `names`, in their order."""
 
-    def __init__(self, network: Dicer) -> None:
+    def __init__(self, network: Dicer, names: Sequence[str]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.names = network, tuple(names)
 
-    def forward(self, user_rows: Tensor, item_rows: Tensor, friend_ends: Tensor, friend_real: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Scores [users, items]."""
-        return self.network.score(user_rows, item_rows, Friends(friend_ends, friend_real))
+        named = dict(zip(self.names, inputs, strict=True))
+        user_rows, item_rows = (
+            Rows({name: part for name, part in named.items() if name.startswith(side)}) for side in (OF_USERS, OF_ITEMS)
+        )
+        friends = Friends(named["friend_ends"], named["friend_real"]) if "friend_ends" in named else None
+        return score(self.network, user_rows, item_rows, friends)
 
 
 def export_dicer(trained: TrainedDicer, training_set: TrainingSet, directory: Path) -> dict[str, Any]:
@@ -99,19 +116,25 @@ def export_dicer(trained: TrainedDicer, training_set: TrainingSet, directory: Pa
 
 
 def export_graphs(network: Dicer, directory: Path) -> None:
-    """Write both graphs; every number of users, items, edges, friends and block size stays free."""
-    d = network.config.width
-    edges = [torch.zeros(2, count, dtype=torch.long) for count in (5, 6, 7, 8)]
+    """Write both graphs; every number of users, items, edges, friends and block size stays free.
+
+    Raises ConfigurationError for a network whose modulation has no tables.
+    """
     base = [torch.rand(count, network.config.dimension) for count in (3, 4)]
+    edges = [torch.zeros(2, count, dtype=torch.long) for count in (5, 6, 7, 8)]
     free = {name: torch.export.Dim(name, min=0) for name in ("users", "items", *ENCODER_INPUTS[2:])}
     shapes = ({0: free["users"]}, {0: free["items"]}, *({1: free[name]} for name in ENCODER_INPUTS[2:]))
-    _export(
-        NightEncoder(network), (*base, *edges), shapes, ENCODER_INPUTS, ("user_rows", "item_rows"), directory / ENCODER
-    )
+    with torch.no_grad():
+        user_rows, item_rows = tables(network, base[0], base[1], Edges(*edges))
+    made = {**user_rows.parts, **item_rows.parts}
+    _export(NightEncoder(network), (*base, *edges), shapes, ENCODER_INPUTS, tuple(made), directory / ENCODER)
     users, items, longest = (torch.export.Dim(name, min=1) for name in ("block_users", "block_items", "longest"))
-    rows = (torch.rand(3, 5 * d), torch.rand(4, 5 * d), torch.rand(3, 5, 2 * d), torch.ones(3, 5, dtype=torch.bool))
-    shapes = ({0: users}, {0: items}, {0: users, 1: longest}, {0: users, 1: longest})
-    _export(NightScorer(network), rows, shapes, SCORER_INPUTS, ("scores",), directory / SCORER)
+    axes: dict[str, Mapping[int, Any]] = {name: {0: users if name in user_rows.parts else items} for name in made}
+    if "user_ends" in made:
+        made |= {"friend_ends": torch.rand(3, 5, 2 * network.config.width), "friend_real": torch.ones(3, 5) > 0}
+        axes |= {name: {0: users, 1: longest} for name in ("friend_ends", "friend_real")}
+    scorer = NightScorer(network, tuple(made))
+    _export(scorer, tuple(made.values()), (tuple(axes.values()),), tuple(made), ("scores",), directory / SCORER)
 
 
 def write_bases(trained: TrainedDicer, directory: Path) -> None:
@@ -129,11 +152,9 @@ def write_bases(trained: TrainedDicer, directory: Path) -> None:
 def measure_parity(network: Dicer, directory: Path, graphs: Graphs) -> dict[str, Parity]:
     """Both graphs against torch: on the real graphs, and on every shape a night could meet."""
     worlds = {"the night's graph": _real(network, graphs), **adversarial_worlds(network.config.dimension)}
-    encoder, scorer = NightEncoder(network), NightScorer(network)
     encoder_cases = [Case(name, world) for name, world in worlds.items()]
-    scorer_cases = [
-        case for name, world in worlds.items() for case in _scorer_cases(name, world, _reference(encoder, world))
-    ]
+    scorer_cases = [case for name, world in worlds.items() for case in _scorer_cases(name, world, network)]
+    encoder, scorer = NightEncoder(network), NightScorer(network, tuple(scorer_cases[0].inputs))
     return {
         ENCODER: measure(directory / ENCODER, lambda arrays: _reference(encoder, arrays), encoder_cases),
         SCORER: measure(directory / SCORER, lambda arrays: _reference(scorer, arrays), scorer_cases),
@@ -180,7 +201,7 @@ def _real(network: Dicer, graphs: Graphs) -> dict[str, NDArray[Any]]:
     return encoder_inputs(graphs, drawn(network.user_base, graphs.users), drawn(network.item_base, graphs.items))
 
 
-def _scorer_cases(name: str, world: Arrays, rows: Sequence[NDArray[Any]]) -> list[Case]:
+def _scorer_cases(name: str, world: Arrays, network: Dicer) -> list[Case]:
     """Blocks of 1, 7 and up to 64 users of a world, beside as many and all of its first 700 items."""
     graphs = Graphs(
         user_ids=_numbered(len(world["user_base"])),
@@ -191,20 +212,23 @@ def _scorer_cases(name: str, world: Arrays, rows: Sequence[NDArray[Any]]) -> lis
         interactions=world["interactions"],
         dangling=0,
     )
-    user_rows, item_rows = rows
+    with torch.no_grad():
+        user_base, item_base, *edges = (torch.from_numpy(array) for array in world.values())
+        rows = tables(network, user_base, item_base, Edges(*edges))
+    known = {name: part.numpy() for of in rows for name, part in of.parts.items()}
     cases = []
     for size in sorted({1, min(7, graphs.users), min(64, graphs.users)}):
         for count in sorted({min(size, graphs.items), min(700, graphs.items)}):
-            inputs = scorer_inputs(user_rows, item_rows[:count], graphs.heard_friends(), np.arange(size))
+            inputs = scorer_inputs(known, graphs.heard_friends(), np.arange(size), slice(count))
             cases.append(Case(f"{name}: {size} users x {count} items", inputs))
-    return cases + _lonely_cases(name, graphs, user_rows, item_rows)
+    return cases + _lonely_cases(name, graphs, known)
 
 
 def _numbered(count: int) -> pa.StringArray:
     return pa.array([str(n) for n in range(count)], pa.string())
 
 
-def _lonely_cases(name: str, graphs: Graphs, user_rows: NDArray[Any], item_rows: NDArray[Any]) -> list[Case]:
+def _lonely_cases(name: str, graphs: Graphs, known: Tables) -> list[Case]:
     friends = graphs.heard_friends()
     kinds = {
         "user without friends": friends.lengths == 0,
@@ -214,12 +238,12 @@ def _lonely_cases(name: str, graphs: Graphs, user_rows: NDArray[Any], item_rows:
     silent = np.flatnonzero(graphs.audiences().lengths == 0)[:50]
     found = {kind: np.flatnonzero(mask)[:3] for kind, mask in kinds.items()}
     cases = [
-        Case(f"{name}: {kind}", scorer_inputs(user_rows, item_rows[:50], friends, users))
+        Case(f"{name}: {kind}", scorer_inputs(known, friends, users, slice(50)))
         for kind, users in found.items()
         if len(users)
     ]
     if len(silent):
-        inputs = scorer_inputs(user_rows, item_rows[silent], friends, np.arange(min(3, graphs.users)))
+        inputs = scorer_inputs(known, friends, np.arange(min(3, graphs.users)), silent)
         cases.append(Case(f"{name}: item without audience", inputs))
     return cases
 
@@ -233,7 +257,7 @@ def _reference(module: nn.Module, arrays: Arrays) -> list[NDArray[Any]]:
 def _export(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
-    shapes: tuple[Mapping[int, Any], ...],
+    shapes: tuple[Any, ...],
     names: tuple[str, ...],
     outputs: tuple[str, ...],
     file: Path,

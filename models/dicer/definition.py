@@ -1,14 +1,23 @@
-"""The definition of the modulations, word for word and pair by pair: the slow reference of models/dicer/network.py.
+"""The literal definition of DICER's modulations and heads: what everything faster is compared with.
 
-`max` always includes 0, so an empty list gives 0. Lists are sets; friends without a history take no part.
+Twice: pair by pair, word for word; and as the authors' program runs it, a batch of pairs with padded lists, every row
+gathered and every maximum taken. `max` always includes 0, so an empty list gives 0 and padding changes nothing. Lists
+are sets; friends without a history take no part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
+
+from models.dicer.graphs import Indices, Lists
+from models.dicer.network import Dicer, Head
 
 
 def largest_product(x: Tensor, target: Tensor, members: Collection[int]) -> Tensor:
@@ -18,15 +27,26 @@ def largest_product(x: Tensor, target: Tensor, members: Collection[int]) -> Tens
 
 
 def user_interest(
-    z: Tensor, user: int, item: int, histories: list[set[int]], friends: list[set[int]], *, leave_out: bool
+    z: Tensor,
+    user: int,
+    item: int,
+    histories: list[set[int]],
+    friends: list[set[int]],
+    *,
+    leave_out: bool,
+    fusion: str = "sum",
 ) -> Tensor:
-    """Eqs. 6-10: x_ui [D]. With `leave_out` the target item is not in the user's own history."""
+    """Eqs. 6-10: x_ui [D], the user's own and the friends' interest, or with the fusion `mean` half of that.
+
+    With `leave_out` the target item is not in the user's own history. Without a friend who speaks x_ui is m_ui.
+    """
     own = largest_product(z, z[item], histories[user] - {item} if leave_out else histories[user])
     heard = [largest_product(z, z[item], histories[f]) for f in sorted(friends[user]) if histories[f]]
     if not heard:
         return own
     attention = torch.softmax(torch.stack([own @ theirs for theirs in heard]), dim=0)
-    return own + attention @ torch.stack(heard)
+    total = own + attention @ torch.stack(heard)
+    return total / 2 if fusion == "mean" else total
 
 
 def item_attraction(h: Tensor, user: int, item: int, audiences: list[set[int]], *, leave_out: bool) -> Tensor:
@@ -58,6 +78,89 @@ def head_logit(weights: dict[str, Tensor], left: Tensor, right: Tensor) -> Tenso
     sides = [linear(f"projections.{k}", linear(f"towers.{k}", x).relu()) for k, x in enumerate((left, right))]
     joined = linear("join", torch.cat(sides)).relu()
     return linear("out", linear("hidden", joined).relu()).squeeze()
+
+
+@dataclass(frozen=True, eq=False)
+class PairLists:
+    """What a batch of pairs gathers: rows of z or h, -1 where padded."""
+
+    users: Tensor  # [pairs]
+    items: Tensor  # [pairs]
+    histories: Tensor  # [pairs, R], of the users
+    heard: Tensor  # [pairs, F, R'], histories of their friends; a friend with none is all padding
+    audiences: Tensor  # [pairs, C], of the items
+
+    def leaving_out_the_pair(self) -> PairLists:
+        """The same without the item in its user's own history and without the user in the item's audience."""
+        histories = self.histories.masked_fill(self.histories == self.items[:, None], -1)
+        audiences = self.audiences.masked_fill(self.audiences == self.users[:, None], -1)
+        return PairLists(self.users, self.items, histories, self.heard, audiences)
+
+
+def pair_lists(histories: Lists, friends: Lists, audiences: Lists, users: Indices, items: Indices) -> PairLists:
+    """The lists of the pairs (users[k], items[k]), each kind padded to its longest among them."""
+    owners, owner = np.unique(users, return_inverse=True)
+    friend, real = friends.padded(owners)
+    theirs = _padded(histories, friend.ravel()).reshape(*friend.shape, -1)
+    theirs[~real] = -1
+    arrays = (users, items, _padded(histories, users), theirs[owner], _padded(audiences, items))
+    return PairLists(*(torch.from_numpy(array) for array in arrays))
+
+
+def pair_logits(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tensor:
+    """Logits [heads, pairs] of r_O, r_U and r_I, those of them that the network has, from encoded h* and z*.
+
+    R + C + F·R' rows of D numbers are gathered for each pair.
+    """
+    user, item = h[lists.users], z[lists.items]
+    logits = [head_logits(network.own_head, user, item)]
+    if network.interest_head is not None:
+        own = largest_products(z, item, lists.histories)
+        theirs = largest_products(z, item[:, None], lists.heard)
+        fusion = getattr(network.config, "friend_fusion", "sum")
+        interest = _fused(own, theirs, (lists.heard >= 0).any(dim=-1), fusion)
+        logits.append(head_logits(network.interest_head, interest, item))
+    if network.attraction_head is not None:
+        logits.append(head_logits(network.attraction_head, user, largest_products(h, user, lists.audiences)))
+    return torch.stack(logits)
+
+
+def pair_scores(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tensor:
+    """Eq. 16 for a batch of pairs, [pairs]: the heads' weighted probabilities."""
+    heads = [True, network.interest_head is not None, network.attraction_head is not None]
+    weights = network.head_weights[torch.tensor(heads)]
+    return weights @ torch.sigmoid(pair_logits(network, h, z, lists))
+
+
+def largest_products(x: Tensor, target: Tensor, members: Tensor) -> Tensor:
+    """`max(0, max_j x_j ⊙ target)` over padded lists of rows of `x`: [..., D] and [..., R] to [..., D]."""
+    rows = functional.pad(x, (0, 0, 0, 1))[members]  # -1 is the last row, of zeros
+    return (rows * target[..., None, :]).amax(dim=-2).clamp(min=0)
+
+
+def head_logits(head: Head, left: Tensor, right: Tensor) -> Tensor:
+    """Eqs. 13-15 for a batch of pairs, layer by layer: [pairs, D] twice to [pairs]."""
+    sides = [
+        projection(functional.relu(tower(x)))
+        for tower, projection, x in zip(head.towers, head.projections, (left, right), strict=True)
+    ]
+    joined = functional.relu(head.join(torch.cat(sides, dim=-1)))
+    logits: Tensor = head.out(functional.relu(head.hidden(joined)))
+    return logits.squeeze(-1)
+
+
+def _fused(own: Tensor, theirs: Tensor, speaks: Tensor, fusion: str) -> Tensor:
+    """Eqs. 8-10 for m_ui [pairs, D] and m_fi [pairs, F, D], of friends who speak or do not."""
+    logits = torch.einsum("pd,pfd->pf", own, theirs).masked_fill(~speaks, -torch.inf)
+    silent = ~speaks.any(dim=1, keepdim=True)
+    attention = logits.masked_fill(silent, 0.0).softmax(dim=1).masked_fill(~speaks, 0.0)
+    total = own + torch.einsum("pf,pfd->pd", attention, theirs)
+    return torch.where(silent, total, total / 2) if fusion == "mean" else total
+
+
+def _padded(lists: Lists, nodes: Indices) -> NDArray[np.int64]:
+    values, real = lists.padded(nodes)
+    return np.where(real, values, -1)
 
 
 def _leaky(x: Tensor) -> Tensor:

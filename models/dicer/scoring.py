@@ -1,27 +1,33 @@
 """DICER at night: what is known of each node as tables, and scores of blocks of users x items from them.
 
 D is the width of an encoded node. A pair meets no history: the ends of models/dicer/network.py stand for them, and
-whatever of a head belongs to one node alone is in that node's row.
+whatever of a head belongs to one node alone is in that node's row. The two halves of ends stay apart where a block of
+pairs needs them, because taking them apart there would copy them for every block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from models.dicer.network import Dicer, Edges, Friends, ends_of, modulate, user_interest
+from features.errors import ConfigurationError
+from models.dicer.network import Dicer, Edges, Friends, Head, ends_of
+
+_NEVER = -1e30  # as a logit: no attention, and no infinity whose difference from itself would be NaN
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Tables over the same nodes by name, each [nodes, ...]; which ones there are is the network's matter.
+    """Tables over the same nodes by name, [nodes, D] or [nodes, 2D]: the one place that says what a night knows.
 
-    Of users: `user_vector` h* [D], `user_ends` of the history [2D], `user_own` and `user_attraction`, their sides of
-    r_O and r_I [D]. Of items: `item_vector` z* [D], `item_audience`, its ends [2D], `item_own` and `item_interest`,
-    their sides of r_O and r_U [D].
+    Users: `user_own` and `user_attraction`, their sides of r_O and r_I; `user_vector` h*; `user_ends` of the history.
+    Items: `item_own` and `item_interest`, their sides of r_O and r_U; `item_above` and `item_below`, the halves of z*;
+    `item_audience_above` and `item_audience_below`, the ends of the audience. Those of a head that the network does
+    without are absent.
     """
 
     parts: Mapping[str, Tensor]
@@ -34,17 +40,30 @@ class Rows:
 
 
 def tables(network: Dicer, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Rows, Rows]:
-    """What a night knows of each user and of each item."""
+    """What a night knows of each user and of each item.
+
+    Raises ConfigurationError for a network whose modulation depends on whole histories, not on their ends.
+    """
+    modulation = getattr(network.config, "modulation", "extremes")
+    if modulation != "extremes":
+        raise ConfigurationError(
+            f"a night scores from tables, which exist for the modulation 'extremes' only, got {modulation!r}: "
+            "such a network can be evaluated, not exported"
+        )
     h, z = network.encode(user_base, item_base, edges)
     users, items = edges.interactions
-    user_parts = {"user_own": network.own_head.left(h)}
-    item_parts = {"item_own": network.own_head.right(z)}
+    user_parts, item_parts = {"user_own": network.own_head.left(h)}, {"item_own": network.own_head.right(z)}
     if network.interest_head is not None:
         user_parts |= {"user_ends": ends_of(z, users, items, h.shape[0])}
-        item_parts |= {"item_vector": z, "item_interest": network.interest_head.right(z)}
+        item_parts |= {
+            "item_interest": network.interest_head.right(z),
+            "item_above": functional.relu(z),
+            "item_below": functional.relu(-z),
+        }
     if network.attraction_head is not None:
-        user_parts |= {"user_vector": h, "user_attraction": network.attraction_head.left(h)}
-        item_parts |= {"item_audience": ends_of(h, items, users, z.shape[0])}
+        above, below = ends_of(h, items, users, z.shape[0]).chunk(2, dim=1)
+        user_parts |= {"user_attraction": network.attraction_head.left(h), "user_vector": h}
+        item_parts |= {"item_audience_above": above.contiguous(), "item_audience_below": below.contiguous()}
     return Rows(user_parts), Rows(item_parts)
 
 
@@ -59,19 +78,55 @@ def friend_ends(user_rows: Rows, index: Tensor, real: Tensor) -> Friends | None:
 
 
 def score(network: Dicer, user_rows: Rows, item_rows: Rows, friends: Friends | None) -> Tensor:
-    """Eq. 16 for every user of a block and every item of a block, from their rows: [users, items], in (0, 1)."""
+    """Eq. 16 for every user of a block and every item of a block, from their rows: [users, items], in (0, 1).
+
+    One user beside as many items as the cache holds (65,536 / D) is the fastest block.
+    """
     users, items = user_rows.parts, item_rows.parts
-    weights = network.head_weights
-    own = network.own_head.logits(users["user_own"][:, None], items["item_own"][None])
-    total = weights[0] * torch.sigmoid(own)
-    if network.interest_head is not None:
+    weights, own = network.head_weights, network.own_head
+    total = weights[0] * _probability(own, users["user_own"][:, None] + items["item_own"])
+    if (head := network.interest_head) is not None:
         assert friends is not None, "a network that models the user's interest listens to friends"
-        interest = user_interest(items["item_vector"][None], users["user_ends"][:, None], friends)
-        left = network.interest_head.left(interest)
-        total = total + weights[1] * torch.sigmoid(network.interest_head.logits(left, items["item_interest"][None]))
-    if network.attraction_head is not None:
-        attraction = modulate(users["user_vector"][:, None], items["item_audience"][None])
-        right = network.attraction_head.right(attraction)
-        logits = network.attraction_head.logits(users["user_attraction"][:, None], right)
-        total = total + weights[2] * torch.sigmoid(logits)
+        mean = getattr(network.config, "friend_fusion", "sum") == "mean"
+        left = _by_pair(head.left, _interest(users["user_ends"], friends, item_rows, mean=mean))
+        total = total + weights[1] * _probability(head, left + items["item_interest"])
+    if (head := network.attraction_head) is not None:
+        right = _by_pair(head.right, _attraction(users["user_vector"], item_rows))
+        total = total + weights[2] * _probability(head, users["user_attraction"][:, None] + right)
     return total
+
+
+def _interest(own_ends: Tensor, friends: Friends, item_rows: Rows, *, mean: bool) -> Tensor:
+    """Eqs. 6-10: x_ui of each pair [users, items, D].
+
+    The logits `m_ui · m_fi` are products of squared halves of z with ends, because the two halves never meet. The
+    user's own ends are one more voice, of weight 1, so that all voices make one product.
+    """
+    above, below = item_rows.parts["item_above"], item_rows.parts["item_below"]
+    voices = torch.cat([friends.ends, own_ends[:, None]], dim=1)
+    heard_above, heard_below = (friends.ends * own_ends[:, None]).chunk(2, dim=-1)
+    logits = (above * above) @ heard_above.mT + (below * below) @ heard_below.mT
+    # a user without friends has only equal logits here, whose voices are zeros
+    silence = torch.where(friends.real, 0.0, _NEVER)[:, None]
+    weights = functional.pad((logits + silence).softmax(dim=-1), (0, 1), value=1.0)
+    if mean:
+        voices = voices * torch.where(friends.real.any(dim=1), 0.5, 1.0)[:, None, None]
+    voices_above, voices_below = voices.chunk(2, dim=-1)
+    return (weights @ voices_above) * above + (weights @ voices_below) * below
+
+
+def _attraction(h: Tensor, item_rows: Rows) -> Tensor:
+    """Eqs. 11-12: y_iu of each pair [users, items, D]."""
+    above, below = item_rows.parts["item_audience_above"], item_rows.parts["item_audience_below"]
+    return functional.relu(h)[:, None] * above + functional.relu(-h)[:, None] * below
+
+
+def _by_pair(side: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A side of a head of every pair as one matrix, which ONNX Runtime multiplies, biases and clamps in one step."""
+    return side(x.flatten(0, 1)).reshape(x.shape)
+
+
+def _probability(head: Head, joined: Tensor) -> Tensor:
+    """From the sum of both sides [users, items, D] to the head's probability [users, items]."""
+    hidden = functional.relu(head.hidden(functional.relu(joined).flatten(0, 1)))
+    return torch.sigmoid(head.out(hidden)).reshape(joined.shape[:2])

@@ -43,7 +43,8 @@ def test_every_axis_of_nodes_edges_and_blocks_is_free(dicer: ExportedDicer) -> N
             sizes.extend(axis.dim_value for axis in value.type.tensor_type.shape.dim if not axis.dim_param)
     config = dicer.trained.config
     assert fixed[ENCODER] == [config.dimension] * 2 + [2] * 4, "two ends of each edge"
-    assert fixed[SCORER] == [5 * config.width, 5 * config.width, 2 * config.width]
+    one, two = config.width, 2 * config.width
+    assert fixed[SCORER] == [one, two, one, one, *[one] * 6, two], "tables of users, of items, and the friends' ends"
 
 
 def test_another_network_fails_parity_and_that_is_recorded_not_raised(dicer: ExportedDicer) -> None:

@@ -19,13 +19,14 @@ from export.dicer_scoring import (
     ITEM_BASES,
     SCORER,
     USER_BASES,
+    Tables,
     base_rows,
-    encoder_inputs,
+    encode,
+    open_scorer,
     ranked_lists,
     score_dicer,
     write_lists,
 )
-from export.parity import open_session
 from features.configuration import Configuration
 from features.contracts import DICER_USER_ATTRACTION, FEATURES, TIMESTAMP
 from features.errors import MissingInput
@@ -112,15 +113,31 @@ def test_lists_are_a_sort_of_the_definitions_scores(
     assert figures["dicer_cold_items"] == 3
 
 
-def test_blocks_do_not_show(dicer: ExportedDicer) -> None:
+def tables_of(dicer: ExportedDicer) -> Tables:
     graphs = dicer.world.graphs()
     bases = (base_rows(dicer.artifact.path(name), ids)[0] for name, ids in bases_of(graphs))
-    users, items = open_session(dicer.artifact.path(ENCODER)).run(None, encoder_inputs(graphs, *bases))
-    whole, pieces = (
-        list(ranked_lists(dicer.artifact.path(SCORER), graphs, (users, items), top_k=4, block=block))
-        for block in ((100, 100), (2, 3))
-    )
-    assert [(user, best.tolist()) for user, best, _ in whole] == [(user, best.tolist()) for user, best, _ in pieces]
+    return encode(dicer.artifact.path(ENCODER), graphs, *bases)
+
+
+def test_neither_blocks_nor_cores_show(dicer: ExportedDicer) -> None:
+    graphs, tables = dicer.world.graphs(), tables_of(dicer)
+    nights = []
+    for block, cores in (((100, 100), 1), ((2, 3), 1), ((1, 4), 3), (None, None)):
+        scorer = open_scorer(dicer.artifact.path(SCORER), graphs, tables, block=block)
+        nights.append([(u, best.tolist()) for u, best, _ in ranked_lists(scorer, graphs, top_k=4, cores=cores)])
+    assert nights[0] == nights[1] == nights[2] == nights[3]
+
+
+def test_some_users_can_be_ranked_alone_and_a_reader_may_stop(dicer: ExportedDicer) -> None:
+    graphs = dicer.world.graphs()
+    scorer = open_scorer(dicer.artifact.path(SCORER), graphs, tables_of(dicer))
+    everyone = ranked_lists(scorer, graphs, top_k=4)
+    first = next(everyone)
+    everyone.close()
+    assert first[0] == 1, "user 0 has had everything"
+    chosen = list(ranked_lists(scorer, graphs, top_k=4, users=np.array([7, 1])))
+    assert [user for user, _, _ in chosen] == [7, 1]
+    np.testing.assert_array_equal(chosen[1][1], first[1])
 
 
 def test_more_rows_than_one_write_holds(tmp_path: Path) -> None:
@@ -142,9 +159,12 @@ def test_the_same_night_gives_the_same_bytes(
 
 
 def test_equal_scores_come_in_the_order_of_item_ids(dicer: ExportedDicer) -> None:
-    rows = np.zeros((5, 5 * dicer.trained.config.width), np.float32)  # equal rows: every score the same
-    world = World([[]], [[]], [[]] * 5, [[2]])
-    lists = ranked_lists(dicer.artifact.path(SCORER), world.graphs(), (rows[:1], rows), top_k=3)
+    graphs = World([[]], [[]], [[]] * 5, [[2]]).graphs()
+    tables = {  # equal rows: every score the same
+        name: np.zeros((5 if name.startswith("item_") else 1, table.shape[1]), np.float32)
+        for name, table in tables_of(dicer).items()
+    }
+    lists = ranked_lists(open_scorer(dicer.artifact.path(SCORER), graphs, tables), graphs, top_k=3)
     assert [items.tolist() for _, items, _ in lists] == [[0, 1, 3]]
 
 

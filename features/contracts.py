@@ -16,8 +16,8 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 IDS = pa.list_(pa.string())
 VECTOR = pa.list_(pa.float32())
 
-EARLIEST_EVENT = dt.datetime(2005, 1, 1, tzinfo=dt.UTC)
-"""Older events are clock faults: no source of this product logged anything before."""
+EARLIEST_EVENT = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+"""Older events are clock faults: the oldest source, Ciao, begins on 2000-05-30."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 AttractorError
 ├── ConfigurationError   attractor.toml is missing, malformed or names an unknown setting
 ├── ContractViolation    a table breaks its contract: table, column, row and rule are in the message
+├── SocialMisalignment   the social graph belongs to other people than the events; figures are in the message
 ├── MissingInput         a stage was asked for before what it reads exists
 ├── ArtifactCorrupt      stored bytes are not the bytes that were written
 ├── ParityFailed         an ONNX graph does not compute what its torch network computes
@@ -11,7 +12,8 @@ AttractorError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class AttractorError(Exception):
@@ -30,6 +32,19 @@ class ContractViolation(AttractorError):
         self.table, self.column, self.rule, self.row, self.value = table, column, rule, row, value
         where = f"row {row}" if row is not None else "all rows"
         super().__init__(f"table {table!r}, column {column!r}, {where}: expected {rule}, got {value!r}")
+
+
+class SocialMisalignment(AttractorError):
+    """The social-alignment check refused a social graph."""
+
+    def __init__(self, sentence: str, *, figures: Mapping[str, Any]) -> None:
+        """`sentence` tells the figures in words; `figures` are those of `Alignment`."""
+        self.figures = dict(figures)
+        super().__init__(
+            f"the social graph does not belong to the people whose events these are: {sentence}. Nothing was landed. "
+            "Check that social_edges and events number their users alike, and which file the edges came from; "
+            'if the graph is right all the same, say why in attractor.toml: [social] accept_alignment = "…"'
+        )
 
 
 class MissingInput(AttractorError):

@@ -26,8 +26,11 @@ from features.configuration import Configuration
 from features.contracts import EVENTS, ITEMS, RAW, SOCIAL_EDGES, USERS
 from features.errors import ArtifactCorrupt, ConfigurationError, MissingInput
 from features.files import is_temporary, read_json, replacing_directory, write_json
+from features.landed_alignment import checked_alignment
 from features.row_rules import KnownIds
+from features.social_alignment import SocialConfig
 from features.sources import Source, SourceConfig, open_source
+from features.transforms import FeatureConfig
 from features.windows import EPOCH, Window, between, midnight, parse_date
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Landing:
     quarantine_files: tuple[Path, ...]
     first_event: dt.datetime | None
     last_event: dt.datetime | None
+    social_alignment: Mapping[str, Any] | None  # figures of landed_alignment.checked_alignment
 
     def figures(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -60,6 +64,7 @@ class Landing:
             "quarantine_files": [str(path) for path in self.quarantine_files],
             "first_event": self.first_event.isoformat() if self.first_event else None,
             "last_event": self.last_event.isoformat() if self.last_event else None,
+            "social_alignment": dict(self.social_alignment) if self.social_alignment else None,
         }
 
 
@@ -79,27 +84,38 @@ class _Interval:
     end: dt.date
     directory: Path
 
+    @property
+    def events(self) -> Path:
+        return self.directory / f"{EVENTS.name}.parquet"
+
 
 def land(configuration: Configuration, date: dt.date) -> Landing:
     """Land what the night of `date` may know and is not landed yet; a date that is landed is not read again.
 
-    Raises ContractViolation if the source breaks the contract and violations are refused: nothing is landed then;
-    ConfigurationError if the source cannot be read or is another than the one landed before.
+    Raises ContractViolation if the source breaks the contract and violations are refused, SocialMisalignment if the
+    social graph is misaligned and not accepted: nothing is landed then; ConfigurationError if the source cannot be
+    read or is another than the one landed before.
     """
     config = configuration.section("source", SourceConfig)
     source = open_source(config, configuration.file.parent)
     with _sole_landing(configuration.raw):
         _same_source(configuration.raw, source)
         if not is_landed(configuration, date):
-            _land(configuration.raw, date, source, refuse=config.violations == "refuse")
+            _land(configuration, date, source, refuse=config.violations == "refuse")
     landing = landed(configuration, date)
     for table, rules in landing.quarantined.items():
         log.warning("%s: %d rows in quarantine: %s", table, sum(rules.values()), rules)
+    social = landing.social_alignment
+    if social and social["pairs"] and social["verdict"] != "aligned":
+        tell = log.info if social["accepted"] else log.warning
+        tell("social alignment is %s: %s", social["verdict"], social["sentence"])
     return landing
 
 
-def _land(raw: Path, date: dt.date, source: Source, *, refuse: bool) -> None:
+def _land(configuration: Configuration, date: dt.date, source: Source, *, refuse: bool) -> None:
     # The events are renamed into place first, the snapshot last: with it the date counts as landed.
+    raw = configuration.raw
+    social, limits = configuration.section("social", SocialConfig), configuration.section("features", FeatureConfig)
     with replacing_directory(_snapshot(raw, date)) as snapshot:
         known: dict[str, pl.Series] = {}
         checked: dict[str, Checked] = {}
@@ -108,14 +124,23 @@ def _land(raw: Path, date: dt.date, source: Source, *, refuse: bool) -> None:
             checked[table.name] = write_checked(table, stream, snapshot, known=known, refuse=refuse)
             if len(table.key) == 1:
                 known[f"{table.name}.{table.key[0]}"] = _ids(snapshot / f"{table.name}.parquet", table.key[0])
-        write_json(snapshot / _RECORD, {"fingerprint": source.fingerprint(), **_record(checked)})
-        _land_events(raw, date, source, known=known, refuse=refuse)
+        with _landing_events(raw, date, source, known=known, refuse=refuse) as events:
+            tables = _tables(snapshot, events)
+            alignment = checked_alignment(tables, midnight(date), social, limits, scratch=raw)
+        record = {"fingerprint": source.fingerprint(), "social_alignment": alignment, **_record(checked)}
+        write_json(snapshot / _RECORD, record)
 
 
-def _land_events(raw: Path, date: dt.date, source: Source, *, known: KnownIds, refuse: bool) -> None:
+@contextmanager
+def _landing_events(
+    raw: Path, date: dt.date, source: Source, *, known: KnownIds, refuse: bool
+) -> Iterator[tuple[Path, ...]]:
+    """Yield the events files that the night of `date` reads, the new interval not in place yet; it is on success."""
     intervals = _intervals(raw)
+    before = tuple(interval.events for interval in intervals if interval.start < date)
     start = intervals[-1].end if intervals else EPOCH.date()
     if start >= date:
+        yield before
         return
     end = max(date, source.closed or date)
     window: Window = between(start, end)
@@ -123,6 +148,7 @@ def _land_events(raw: Path, date: dt.date, source: Source, *, known: KnownIds, r
         stream = source.events(window)
         checked = write_checked(EVENTS, stream, directory, known=known, refuse=refuse, window=window)
         write_json(directory / _RECORD, _record({EVENTS.name: checked}))
+        yield (*before, directory / f"{EVENTS.name}.parquet")
 
 
 def _ids(path: Path, column: str) -> pl.Series:
@@ -163,6 +189,7 @@ def landed(configuration: Configuration, date: dt.date) -> Landing:
         ),
         first_event=first,
         last_event=last,
+        social_alignment=records[0].get("social_alignment"),  # None: landed before the check existed
     )
 
 
@@ -185,10 +212,12 @@ def raw_tables(configuration: Configuration, date: dt.date) -> RawTables:
     """Where the landed tables of a date lie. Raises MissingInput if the date is not landed."""
     if not is_landed(configuration, date):
         raise MissingInput(f"raw tables of {date} are not landed; run `attractor land --date {date}`")
-    snapshot = _snapshot(configuration.raw, date)
+    before = tuple(interval.events for interval in _intervals(configuration.raw) if interval.start < date)
+    return _tables(_snapshot(configuration.raw, date), before)
+
+
+def _tables(snapshot: Path, events: tuple[Path, ...]) -> RawTables:
     users, items, social_edges = (snapshot / f"{table.name}.parquet" for table in (USERS, ITEMS, SOCIAL_EDGES))
-    before = [interval for interval in _intervals(configuration.raw) if interval.start < date]
-    events = tuple(interval.directory / f"{EVENTS.name}.parquet" for interval in before)
     return RawTables(users, items, social_edges, events)
 
 

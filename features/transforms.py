@@ -70,7 +70,7 @@ class Known:
         What more than `similarity_max_degree` users (items) share counts in |R| but not in the intersection,
         and each list is cut to its `similar_top_k` best; returns how many items and users were left out.
         """
-        _run(self.database, "similar", _limits(self.config))
+        run_statements(self.database, "similar", _limits(self.config))
         names = ("items", "users")
         found = _last(self.database, "hubs", _limits(self.config)).fetchone()
         assert found is not None
@@ -83,6 +83,20 @@ class Known:
 @contextmanager
 def known_before(raw: RawTables, as_of: dt.datetime, config: FeatureConfig, *, scratch: Path) -> Iterator[Known]:
     """Open a database that knows of `raw` what happened strictly before `as_of`, spilling below `scratch`."""
+    files = {
+        "users": str(raw.users),
+        "items": str(raw.items),
+        "social_edges": str(raw.social_edges),
+        "events": [str(path) for path in raw.events],
+    }
+    with scratch_database(config, scratch) as database:
+        run_statements(database, "known", {"as_of": as_of, **files})
+        yield Known(database, as_of, config)
+
+
+@contextmanager
+def scratch_database(config: FeatureConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory, in UTC, that spills to a directory below `scratch`, which is removed after."""
     scratch.mkdir(parents=True, exist_ok=True)
     spill = temporary_sibling(scratch / "duckdb")
     settings: dict[str, Any] = {
@@ -91,19 +105,18 @@ def known_before(raw: RawTables, as_of: dt.datetime, config: FeatureConfig, *, s
         "temp_directory": str(spill),
         "autoinstall_known_extensions": False,
     }
-    files = {
-        "users": str(raw.users),
-        "items": str(raw.items),
-        "social_edges": str(raw.social_edges),
-        "events": [str(path) for path in raw.events],
-    }
     try:
         with duckdb.connect(config=settings) as database:
             database.execute("SET TimeZone = 'UTC'")
-            _run(database, "known", {"as_of": as_of, **files})
-            yield Known(database, as_of, config)
+            yield database
     finally:
         shutil.rmtree(spill, ignore_errors=True)
+
+
+def run_statements(database: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, Any]) -> None:
+    """Run every statement of `sql/<name>.sql` with those of the `values` that it names."""
+    for statement in duckdb.extract_statements((SQL / f"{name}.sql").read_text(encoding="utf-8")):
+        database.execute(statement, {key: values[key] for key in statement.named_parameters})
 
 
 def _limits(config: FeatureConfig) -> dict[str, Any]:
@@ -115,11 +128,6 @@ def _limits(config: FeatureConfig) -> dict[str, Any]:
         "top_k": config.similar_top_k,
         "max_degree": config.similarity_max_degree,
     }
-
-
-def _run(database: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, Any]) -> None:
-    for statement in duckdb.extract_statements((SQL / f"{name}.sql").read_text(encoding="utf-8")):
-        database.execute(statement, {key: values[key] for key in statement.named_parameters})
 
 
 def _last(database: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:

@@ -1,4 +1,4 @@
-"""Where raw tables come from: an embedded market, Last.fm as distributed, or a user's own Parquet files."""
+"""Where raw tables come from: an embedded market, Last.fm and Ciao as distributed, or a user's own Parquet files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Violations = Literal["refuse", "quarantine"]
 class SourceConfig:
     """What to read, and what becomes of rows that break the contract."""
 
-    kind: Literal["synthetic", "lastfm", "parquet"]
-    path: str = ""  # directory of lastfm or parquet, relative to attractor.toml
+    kind: Literal["synthetic", "lastfm", "ciao", "parquet"]
+    path: str = ""  # directory of lastfm, ciao or parquet, relative to attractor.toml
     on_violation: Violations | None = None  # left out: refuse for parquet, quarantine for the others
     users: int = 1500  # synthetic: size of the market
     items: int | None = None  # synthetic; left out: 23·√users
@@ -31,7 +31,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if (self.kind == "synthetic") == bool(self.path):
             raise ValueError(
-                f"`path` goes with lastfm and parquet, which need it; got kind {self.kind!r}, {self.path!r}"
+                f"`path` goes with lastfm, ciao and parquet, which need it; got kind {self.kind!r}, {self.path!r}"
             )
         for name, least, value in (("users", 2, self.users), ("items", 1, self.items), ("days", 1, self.days)):
             if value is not None and value < least:
@@ -63,6 +63,10 @@ def open_source(config: SourceConfig, base: Path) -> Source:
         from features.sources.lastfm import LastfmSource
 
         return LastfmSource(directory)
+    if config.kind == "ciao":
+        from features.sources.ciao import CiaoSource
+
+        return CiaoSource(directory)
     from features.sources.parquet import ParquetSource
 
     return ParquetSource(directory)

@@ -19,7 +19,7 @@ KNOWN = {name: pl.Series(KNOWN_NAMES).implode() for name in ("users.user_id", "i
 NAMES = st.sampled_from([*KNOWN_NAMES, "nobody", "", None])
 TIMES = st.one_of(
     st.none(),
-    st.datetimes(dt.datetime(2004, 12, 1), dt.datetime(2005, 2, 1), timezones=st.just(dt.UTC)),  # noqa: DTZ001
+    st.datetimes(dt.datetime(1999, 12, 1), dt.datetime(2000, 2, 1), timezones=st.just(dt.UTC)),  # noqa: DTZ001
 )
 VECTORS = st.one_of(st.none(), st.lists(st.sampled_from([0.5, -1.0, math.nan, math.inf, None]), min_size=1, max_size=3))
 WORDS = st.one_of(st.none(), st.lists(st.sampled_from(["red", "", None]), max_size=3))

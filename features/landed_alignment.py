@@ -1,0 +1,90 @@
+"""The social-alignment check of a landing: DuckDB draws the sample, within its memory limit, and it is judged."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+
+from features.errors import SocialMisalignment
+from features.social_alignment import MOST_PAIRS, MOST_USERS, Alignment, Indices, Sample, SocialConfig, judged
+from features.transforms import FeatureConfig, run_statements, scratch_database
+
+if TYPE_CHECKING:
+    from features.landing import RawTables
+
+_SEED = 0
+
+
+def checked_alignment(
+    raw: RawTables, as_of: dt.datetime, config: SocialConfig, limits: FeatureConfig, *, scratch: Path
+) -> dict[str, Any]:
+    """The figures to record: those of `Alignment`, and `accepted`, the reason given for a graph that is not aligned.
+
+    Raises SocialMisalignment if the graph is misaligned and no reason is given.
+    """
+    alignment = landed_alignment(raw, as_of, limits, scratch=scratch)
+    reason = config.accept_alignment.strip() or None
+    if alignment.verdict == "misaligned" and reason is None:
+        raise SocialMisalignment(alignment.sentence, figures=asdict(alignment))
+    return {**asdict(alignment), "accepted": None if alignment.verdict == "aligned" else reason}
+
+
+def landed_alignment(raw: RawTables, as_of: dt.datetime, limits: FeatureConfig, *, scratch: Path) -> Alignment:
+    """Judge the social graph in `raw` by the events in it, both as known strictly before `as_of`."""
+    values = {
+        "users": str(raw.users),
+        "items": str(raw.items),
+        "social_edges": str(raw.social_edges),
+        "events": [str(path) for path in raw.events],
+        "as_of": as_of,
+        "seed": _SEED,
+        "most_pairs": MOST_PAIRS,
+        "most_users": MOST_USERS,
+    }
+    with scratch_database(limits, scratch) as database:
+        run_statements(database, "alignment", values)
+        return judged(_sample(database), seed=_SEED)
+
+
+def _sample(database: duckdb.DuckDBPyConnection) -> Sample:
+    compared = _columns(
+        database,
+        """
+        SELECT count(*) AS activity, any_value(degree) AS degree
+        FROM drawn_users JOIN interactions USING (node) GROUP BY node ORDER BY node
+        """,
+    )
+    counts = database.execute(
+        """
+        SELECT
+            (SELECT count(*) FROM friendships),
+            (SELECT count(*) FROM nodes),
+            (SELECT count(*) FROM degrees),
+            (SELECT count(*) FROM active),
+            (SELECT count(*) FROM degrees SEMI JOIN active USING (node))
+        """
+    ).fetchone()
+    assert counts is not None
+    pairs, users, social, active, both = counts
+    return Sample(
+        pairs=_columns(database, "SELECT one, other FROM drawn_pairs ORDER BY one, other"),
+        interactions=_columns(database, "SELECT node, thing FROM interactions"),
+        activity=compared[0],
+        degree=compared[1],
+        all_pairs=pairs,
+        users=users,
+        social=social,
+        active=active,
+        both=both,
+    )
+
+
+def _columns(database: duckdb.DuckDBPyConnection, query: str) -> Indices:
+    """The columns of a result as [columns, rows]."""
+    found = database.execute(query).fetchnumpy()
+    return np.stack([np.asarray(column, np.int64) for column in found.values()])

@@ -66,8 +66,8 @@ def cli() -> None:
 
 @cli.command()
 @_common
-@click.option("--source", type=click.Choice(["synthetic", "lastfm", "parquet"]), required=True)
-@click.option("--path", default="", help="Directory of the data, for lastfm and parquet.")
+@click.option("--source", type=click.Choice(["synthetic", "lastfm", "ciao", "parquet"]), required=True)
+@click.option("--path", default="", help="Directory of the data, for lastfm, ciao and parquet.")
 @click.option("--users", type=click.IntRange(100, 1_000_000), default=None, help="Size of a synthetic market.")
 @click.option("--seed", type=int, default=None, help="Seed of a synthetic market.")
 @click.option("--state", default=None, help="State directory; by default .attractor/<source>-<hash>.")

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from models.dicer.graphs import Graphs, Indices, Lists, rows_of, user_blocks
-from models.dicer.network import Dicer, Edges, friend_ends
 from models.metrics import metrics_of_hits
+
+if TYPE_CHECKING:  # ranking is NumPy's; only the network's own scorer needs torch
+    import torch
+
+    from models.dicer.network import Dicer, Edges
 
 Scorer = Callable[[Indices], NDArray[np.float32]]
 """Scores [users, items] of a block of user rows; a fresh array, which the caller may overwrite."""
@@ -75,6 +78,10 @@ def truth_of(pairs: Indices, *, unknown: int = 0) -> HeldOut:
 
 def network_scorer(network: Dicer, bases: tuple[torch.Tensor, torch.Tensor], edges: Edges, graphs: Graphs) -> Scorer:
     """The network's scores on `graphs` with base embeddings `bases` of its users and items; encodes once, now."""
+    import torch
+
+    from models.dicer.network import friend_ends
+
     user_rows, item_rows = network.tables(*bases, edges)
     friends = graphs.heard_friends()
 

@@ -1,8 +1,11 @@
+-- Lists are sorted as values: an aggregate's own ORDER BY another column takes about 40 KB a group, and cannot spill.
 WITH consumer_lists AS (
     SELECT item_id, list(user_id ORDER BY user_id) AS consumer_ids FROM interactions GROUP BY item_id
 ),
 similar_lists AS (
-    SELECT node AS item_id, list(other ORDER BY similarity DESC, other) AS similar_item_ids
+    SELECT
+        node AS item_id,
+        list_transform(list_sort(list({'far': -similarity, 'other': other})), lambda near: near.other) AS similar_item_ids
     FROM similar_items GROUP BY node
 )
 SELECT

@@ -28,9 +28,10 @@ from features.files import read_json
 from features.partitions import partition_path, read_partition
 from features.releases import Release, open_release, open_releases
 from models.dicer.config import DicerConfig
+from models.dicer.encoder import edges_of
 from models.dicer.explanation import Explanation, Maxima, explain
 from models.dicer.graphs import Graphs, graphs_of, rows_of
-from models.dicer.network import Dicer, edges_of
+from models.dicer.network import Dicer
 from models.dicer.training import cold_rows
 
 _GRAPH_COLUMNS = {

@@ -124,7 +124,9 @@ def _about_the_heads(explained: ExplainedScore) -> Iterator[str]:
     if interest is not None:
         if not interest.own.members:
             yield "The user has no history: nothing of the user's own speaks for or against the item."
-        if not interest.friends:
+        if not interest.hears_friends:
+            yield "This model does not listen to friends."
+        elif not interest.friends:
             silent = interest.silent_friends
             yield f"None of the user's {silent} friends has a history." if silent else "The user has no friends."
         elif interest.silent_friends:

@@ -5,7 +5,8 @@ largest there, or nobody where the clamp's zero wins. With g the gradient of a h
 
     g · x = Σ_d g_d m_d + Σ_f α_f Σ_d g_d m_fd
 
-splits exactly over owners, because the maxima and the attended friends add up to x. What is split is a first-order
+splits exactly over owners, because the maxima and the attended friends add up to x (all halved where they are joined
+by their mean). What is split is a first-order
 attribution (gradient × input): how the logit answers to a small common growth of what the member brings, at this
 point, with attention held still. It is not what the score would be without the member: then the runner-up would own
 its dimensions, attention would move and the head's ReLUs might switch. `moved`, the logit against the one of an empty
@@ -23,18 +24,23 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from features.errors import ConfigurationError
+from models.dicer.config import DicerConfig, FriendFusion
 from models.dicer.graphs import Graphs, Indices
 from models.dicer.network import Dicer, Head
+
+HeadName = Literal["own", "interest", "attraction"]
+"""r_O, r_U and r_I."""
 
 
 @dataclass(frozen=True)
 class HeadPart:
     """A head's term of eq. 16: `contribution = weight · probability`; the terms add up to the score."""
 
-    name: Literal["own", "interest", "attraction"]  # r_O, r_U, r_I
+    name: HeadName
     logit: float
     probability: float
-    weight: float  # λ
+    weight: float  # λ, of the heads that are on
     contribution: float
 
 
@@ -76,6 +82,7 @@ class Interest:
     own: Maxima
     friends: tuple[Friend, ...]
     silent_friends: int  # friends without a history take no part
+    hears_friends: bool  # whether the model is configured to
     moved: float  # the logit less that of an empty modulation
     attributed: float
 
@@ -104,39 +111,50 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """Eqs. 6-10 for one pair: m_ui and each friend's m_fi with their owners, and the attention."""
+    """Eqs. 6-10 for one pair: m_ui and each friend's m_fi with their owners, the attention, and how they are joined."""
 
     own: Tensor  # [D]
     own_owners: Tensor  # [D], -1 where nobody owns
     friends: Tensor  # [F, D]
     friend_owners: Tensor  # [F, D]
     attention: Tensor  # [F]
+    scale: float  # 1; 1/2 for the mean of the own and the friends' part
 
     @property
     def interest(self) -> Tensor:
         """x_ui [D]."""
-        return self.own + self.attention @ self.friends
+        return self.scale * (self.own + self.attention @ self.friends)
 
 
 def largest(x: Tensor, target: Tensor, members: Indices) -> tuple[Tensor, Tensor]:
     """`max(0, max_j x_j ⊙ target)` over the rows `members` of `x`, and the member that owns each dimension, else -1."""
     if not len(members):
         return torch.zeros_like(target), torch.full(target.shape, -1)
-    rows = torch.from_numpy(members)
-    products = x[rows] * target
-    first = products.argmax(dim=0)
-    values = products.gather(0, first[None])[0]
-    won = values > 0
-    return values.where(won, 0.0), rows[first].where(won, -1)
+    products = x.numpy()[members] * target.numpy()  # torch would start its threads for each of these small products
+    first = products.argmax(axis=0)
+    values = products[first, np.arange(len(first))]
+    owners = np.where(values > 0, members[first], -1)
+    return torch.from_numpy(values.clip(min=0)), torch.from_numpy(owners)
 
 
-def heard_by(z: Tensor, item: int, history: Indices, friend_histories: Sequence[Indices]) -> Heard:
+def heard_by(
+    z: Tensor, item: int, history: Indices, friend_histories: Sequence[Indices], *, fusion: FriendFusion = "sum"
+) -> Heard:
     """Own and friends' interest in `item` from the literal lists of item rows; friends' must not be empty."""
     own, own_owners = largest(z, z[item], history)
     parts = [largest(z, z[item], theirs) for theirs in friend_histories]
     friends = torch.stack([values for values, _ in parts]) if parts else own.new_zeros(0, len(own))
     owners = torch.stack([owned for _, owned in parts]) if parts else own_owners.new_zeros(0, len(own))
-    return Heard(own, own_owners, friends, owners, torch.softmax(friends @ own, dim=0))
+    scale = 0.5 if parts and fusion == "mean" else 1.0
+    return Heard(own, own_owners, friends, owners, torch.softmax(friends @ own, dim=0), scale)
+
+
+def must_take_maxima(network: Dicer) -> None:
+    """Raises ConfigurationError for a network whose modulation has no maxima and so no owners of them."""
+    if network.config.modulation != "extremes":
+        raise ConfigurationError(
+            f"only dicer's modulation 'extremes' has owners to name, got a network with {network.config.modulation!r}"
+        )
 
 
 @torch.no_grad()
@@ -144,22 +162,20 @@ def explain(network: Dicer, h: Tensor, z: Tensor, graphs: Graphs, *, user: int, 
     """What made the score of a user row and an item row, of encoded nodes `h` [users, D] and `z` [items, D].
 
     It is the night's score: nothing is left out of the histories, not even a pair that was an interaction.
-    Raises ValueError for a row that `graphs` does not have, or a network that is not in evaluation mode.
+    Raises ValueError for a row that `graphs` does not have, or a network that is not in evaluation mode;
+    ConfigurationError for one whose modulation takes no maxima.
     """
-    for name, row, count in (("user", user, graphs.users), ("item", item, graphs.items)):
-        if not 0 <= row < count:
-            raise ValueError(f"expected a {name} row in 0..{count - 1}, got {row}")
-    if network.training:
-        raise ValueError("expected a network in evaluation mode: dropout would explain another score every time")
+    _check(network, graphs, user, item)
+    h, z = h.detach(), z.detach()
     own = network.own_head
-    parts = [_part(network, 0, own.logits(own.left(h[user]), own.right(z[item])))]
+    logits: dict[HeadName, Tensor] = {"own": own.logits(own.left(h[user]), own.right(z[item]))}
     interest = attraction = None
     if network.interest_head is not None:
-        interest, logit = _interest(network.interest_head, z, graphs, user, item)
-        parts.append(_part(network, 1, logit))
+        interest, logits["interest"] = _interest(network.interest_head, network.config, z, graphs, user, item)
     if network.attraction_head is not None:
-        attraction, logit = _attraction(network.attraction_head, h, graphs, user, item)
-        parts.append(_part(network, 2, logit))
+        attraction, logits["attraction"] = _attraction(network.attraction_head, h, graphs, user, item)
+    weights = network.head_weights.tolist()
+    parts = [_part(name, logit, weight) for (name, logit), weight in zip(logits.items(), weights, strict=True)]
     return Explanation(
         graphs.user_ids[user].as_py(),
         graphs.item_ids[item].as_py(),
@@ -171,18 +187,30 @@ def explain(network: Dicer, h: Tensor, z: Tensor, graphs: Graphs, *, user: int, 
     )
 
 
-def _part(network: Dicer, place: Literal[0, 1, 2], logit: Tensor) -> HeadPart:
-    names: tuple[Literal["own", "interest", "attraction"], ...] = ("own", "interest", "attraction")
-    probability, weight = float(torch.sigmoid(logit)), float(network.head_weights[place])
-    return HeadPart(names[place], float(logit), probability, weight, weight * probability)
+def _check(network: Dicer, graphs: Graphs, user: int, item: int) -> None:
+    for name, row, count in (("user", user, graphs.users), ("item", item, graphs.items)):
+        if not 0 <= row < count:
+            raise ValueError(f"expected a {name} row in 0..{count - 1}, got {row}")
+    if network.training:
+        raise ValueError("expected a network in evaluation mode: dropout would explain another score every time")
+    must_take_maxima(network)
 
 
-def _interest(head: Head, z: Tensor, graphs: Graphs, user: int, item: int) -> tuple[Interest, Tensor]:
-    histories, friends = graphs.histories(), graphs.heard_friends().of(user)
+def _part(name: HeadName, logit: Tensor, weight: float) -> HeadPart:
+    probability = float(torch.sigmoid(logit))
+    return HeadPart(name, float(logit), probability, weight, weight * probability)
+
+
+def _interest(
+    head: Head, config: DicerConfig, z: Tensor, graphs: Graphs, user: int, item: int
+) -> tuple[Interest, Tensor]:
+    histories = graphs.histories()
+    friends = graphs.heard_friends().of(user) if config.social else np.empty(0, np.int64)
     lists = [histories.of(friend) for friend in friends]
-    heard = heard_by(z, item, histories.of(user), lists)
+    heard = heard_by(z, item, histories.of(user), lists, fusion=config.friend_fusion)
     right = head.right(z[item])
     logit, moved, gradient = _first_order(lambda x: head.logits(head.left(x), right), heard.interest)
+    gradient = heard.scale * gradient
     told = [
         Friend(
             graphs.user_ids[int(friend)].as_py(),
@@ -197,10 +225,10 @@ def _interest(head: Head, z: Tensor, graphs: Graphs, user: int, item: int) -> tu
         for f, friend in enumerate(friends)
     ]
     own = _maxima(gradient * heard.own, heard.own_owners, graphs.item_ids, len(histories.of(user)))
-    silent = int((graphs.friends[1] == user).sum()) - len(friends)
+    silent = int((graphs.friends[1] == user).sum()) - len(friends) if config.social else 0
     told.sort(key=lambda friend: -friend.attention)
     attributed = own.attribution + sum(friend.history.attribution for friend in told)
-    return Interest(own, tuple(told), silent, float(moved), attributed), logit
+    return Interest(own, tuple(told), silent, config.social, float(moved), attributed), logit
 
 
 def _attraction(head: Head, h: Tensor, graphs: Graphs, user: int, item: int) -> tuple[Attraction, Tensor]:

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from features.errors import ConfigurationError
 from models.dicer import definition
-from models.dicer.config import dicer_tiny
+from models.dicer.config import DicerConfig, FriendFusion, dicer_tiny
+from models.dicer.encoder import edges_of
 from models.dicer.explanation import Explanation, Maxima, explain
 from models.dicer.graphs import Graphs
-from models.dicer.network import Dicer, edges_of
+from models.dicer.network import Dicer
 from tests.dicer_worlds import World, item_ids, random_world, user_ids
 
 WORLDS = st.builds(
@@ -27,19 +29,22 @@ WORLDS = st.builds(
 )
 
 
-def encoded_world(world: World, seed: int = 0) -> tuple[Dicer, Tensor, Tensor, Graphs]:
-    """A network with random bases of about unit length, evaluated on the world."""
+TINY = dataclasses.replace(dicer_tiny(), head_weights=(0.5, 0.3, 0.2))
+
+
+def encoded_world(world: World, seed: int = 0, config: DicerConfig = TINY) -> tuple[Dicer, Tensor, Tensor, Graphs]:
+    """A network of random weights, with its encoding of the world."""
     graphs = world.graphs()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Dicer(dataclasses.replace(dicer_tiny(), head_weights=(0.5, 0.3, 0.2)), graphs.users, graphs.items)
+        network = Dicer(config, graphs.users, graphs.items)
     with torch.no_grad():
         h, z = network.eval().encode(network.user_base, network.item_base, edges_of(graphs))
     return network, h, z, graphs
 
 
-def explained(world: World, user: int, item: int, seed: int = 0) -> Explanation:
-    return explain(*encoded_world(world, seed), user=user, item=item)
+def explained(world: World, user: int, item: int, config: DicerConfig = TINY) -> Explanation:
+    return explain(*encoded_world(world, config=config), user=user, item=item)
 
 
 def owned_pieces(x: Tensor, target: Tensor, members: set[int]) -> dict[int, Tensor]:
@@ -79,16 +84,17 @@ def weighed(parts: list[tuple[float, dict[int, Tensor]]], logit_of: object) -> l
 
 
 @settings(max_examples=25, deadline=None)
-@given(world=WORLDS, seed=st.integers(0, 1000), data=st.data())
-def test_an_explanation_is_the_definition(world: World, seed: int, data: st.DataObject) -> None:
-    network, h, z, graphs = encoded_world(world, seed)
+@given(world=WORLDS, seed=st.integers(0, 1000), fusion=st.sampled_from(["sum", "mean"]), data=st.data())
+def test_an_explanation_is_the_definition(world: World, seed: int, fusion: FriendFusion, data: st.DataObject) -> None:
+    network, h, z, graphs = encoded_world(world, seed, dataclasses.replace(TINY, friend_fusion=fusion))
     user, item = data.draw(st.integers(0, graphs.users - 1)), data.draw(st.integers(0, graphs.items - 1))
     told = explain(network, h, z, graphs, user=user, item=item)
     histories, friends = [set(x) for x in world.histories], [set(x) for x in world.friends]
     audience = world.audiences()[item]
-    interest = definition.user_interest(z, user, item, histories, friends, leave_out=False)
+    interest = definition.user_interest(z, user, item, histories, friends, leave_out=False, fusion=fusion)
     attraction = definition.item_attraction(h, user, item, world.audiences(), leave_out=False)
-    states = [head.state_dict() for head in (network.own_head, network.interest_head, network.attraction_head)]
+    heads = (network.own_head, network.interest_head, network.attraction_head)
+    states = [head.state_dict() for head in heads if head is not None]
     sides = [(h[user], z[item]), (interest, z[item]), (h[user], attraction)]
     logits = torch.stack([definition.head_logit(state, *pair) for state, pair in zip(states, sides, strict=True)])
     assert [part.logit for part in told.heads] == pytest.approx(logits.tolist(), abs=1e-5)
@@ -106,8 +112,9 @@ def test_an_explanation_is_the_definition(world: World, seed: int, data: st.Data
         dict(zip(user_ids(heard), attention, strict=True)), abs=1e-5
     )
     assert told.interest.silent_friends == len(friends[user]) - len(heard)
-    parts = [(1.0, owned_pieces(z, z[item], histories[user]))]
-    parts += [(a, owned_pieces(z, z[item], histories[f])) for a, f in zip(attention, heard, strict=True)]
+    scale = 0.5 if heard and fusion == "mean" else 1.0
+    parts = [(scale, owned_pieces(z, z[item], histories[user]))]
+    parts += [(scale * a, owned_pieces(z, z[item], histories[f])) for a, f in zip(attention, heard, strict=True)]
     gradients = weighed(parts, lambda x: definition.head_logit(states[1], x, z[item]))
     names = item_ids(range(graphs.items))
     maxima = [told.interest.own, *(by_id[f].history for f in user_ids(heard))]
@@ -183,15 +190,27 @@ def test_equal_rows_belong_to_the_first() -> None:
     assert [owner.id for owner in told.interest.own.owners] == ["i0000"]
 
 
-@pytest.mark.parametrize("off", ["interest", "attraction"])
-def test_a_head_that_is_off_has_no_part(off: str) -> None:
-    network, h, z, graphs = encoded_world(random_world(3, users=5, items=5, density=0.6))
-    before = explain(network, h, z, graphs, user=1, item=2)
-    setattr(network, f"{off}_head", None)
-    told = explain(network, h, z, graphs, user=1, item=2)
-    assert getattr(told, off) is None
-    assert told.heads == tuple(part for part in before.heads if part.name != off)
-    assert told.score == pytest.approx(sum(part.contribution for part in told.heads))
+@pytest.mark.parametrize("off", ["user_interest", "item_attraction"])
+def test_a_head_that_is_off_has_no_part_and_the_others_its_weight(off: str) -> None:
+    world = random_world(3, users=5, items=5, density=0.6)
+    told = explained(world, 1, 2, dataclasses.replace(TINY, **{off: False}))  # type: ignore[arg-type]
+    gone = off.split("_")[1]
+    assert getattr(told, gone) is None
+    assert [part.name for part in told.heads] == [n for n in ("own", "interest", "attraction") if n != gone]
+    assert sum(part.weight for part in told.heads) == pytest.approx(1)
+    assert told.score == sum(part.contribution for part in told.heads)
+
+
+def test_a_model_that_does_not_listen_to_friends_names_none() -> None:
+    told = explained(World([[1], [0]], [[], []], [[], []], [[0], [1]]), 0, 1, dataclasses.replace(TINY, social=False))
+    assert told.interest is not None
+    assert (told.interest.friends, told.interest.silent_friends, told.interest.hears_friends) == ((), 0, False)
+
+
+def test_attention_in_the_place_of_maxima_has_no_owners() -> None:
+    config = dataclasses.replace(TINY, modulation="attention")
+    with pytest.raises(ConfigurationError, match="'extremes' has owners"):
+        explained(World([[]], [[]], [[]], [[0]]), 0, 0, config)
 
 
 def test_it_is_json_and_the_same_every_time() -> None:

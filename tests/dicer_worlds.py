@@ -106,7 +106,12 @@ def training_set(world: World, held_out: Sequence[tuple[int, int]]) -> TrainingS
     """Even pairs are validation, odd ones test; both instants know the same world."""
     halves = [list(held_out[0::2]), list(held_out[1::2])]
     labels = [
-        pa.table({"user_id": user_ids([u for u, _ in half]), "item_id": item_ids([i for _, i in half])})
+        pa.table(
+            {
+                "user_id": pa.array(user_ids([u for u, _ in half]), pa.string()),
+                "item_id": pa.array(item_ids([i for _, i in half]), pa.string()),
+            }
+        )
         for half in halves
     ]
     split = Split(dt.date(2026, 1, 1), dt.date(2026, 1, 6), dt.date(2026, 1, 11))

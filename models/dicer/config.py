@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
+
+FriendFusion = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
 class DicerConfig:
-    """Sizes, loss and schedule. Raises ValueError if a setting is out of its range."""
+    """Parts, sizes, loss and schedule. Raises ValueError if a setting is out of its range."""
 
     dimension: int = 32  # d, of a base embedding
     layers: int = 2  # L; an encoded node has (L + 1) * d numbers
     hidden: int = 32  # s, the last layer of each head
     dropout: float = 0.0
+    base: Literal["unit", "xavier"] = "unit"  # base rows start at about unit length, or as Xavier's uniform
+    encoder: Literal["relation", "gat"] = "relation"
+    social: bool = True  # friends, in the encoder and in the modulation
+    user_similarity: bool = True
+    item_similarity: bool = True
+    modulation: Literal["extremes", "attention"] = "extremes"
+    friend_fusion: FriendFusion = "sum"  # the paper's x_ui; the authors run the mean of the two terms
+    user_interest: bool = True  # the head r_U
+    item_attraction: bool = True  # the head r_I
     head_weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)  # λ of r_O, r_U, r_I; they sum to 1
     loss: Literal["cross_entropy", "focal"] = "focal"  # learns faster here: models/LOG.md
     focal_gamma: float = 2.0
@@ -28,6 +40,9 @@ class DicerConfig:
     validate_every: int = 50
     patience: int = 4
     validation_users: int = 200  # at most so many, drawn once, judge a step; the reported metrics take all
+    listened: int | None = None  # friends, and entries of a list under attention, drawn a step; None hears all
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the heads' products; the encoder is float32
 
     def __post_init__(self) -> None:
         positive = ("dimension", "hidden", "users_per_step", "positives_per_user", "negatives", "steps")
@@ -36,29 +51,42 @@ class DicerConfig:
                 raise ValueError(f"dicer {name} must be at least 1, got {getattr(self, name)}")
         if self.layers < 0:
             raise ValueError(f"dicer layers must be at least 0, got {self.layers}")
+        if self.listened is not None and self.listened < 1:
+            raise ValueError(f"dicer listened must be at least 1 or left out, got {self.listened}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dicer dropout must be in [0, 1), got {self.dropout}")
         if min(self.head_weights) < 0 or not math.isclose(sum(self.head_weights), 1, abs_tol=1e-6):
             raise ValueError(f"dicer head_weights must be at least 0 and sum to 1, got {self.head_weights}")
+        if not any(self.active_weights):
+            raise ValueError(f"dicer head_weights {self.head_weights} leave no weight to the heads that are on")
 
     @property
     def width(self) -> int:
         """D, the size of an encoded node."""
         return (self.layers + 1) * self.dimension
 
+    @property
+    def active_weights(self) -> tuple[float, ...]:
+        """λ of the heads that are on, in the order r_O, r_U, r_I; they sum to 1, or are all 0."""
+        on = (True, self.user_interest, self.item_attraction)
+        kept = [weight for weight, active in zip(self.head_weights, on, strict=True) if active]
+        return tuple(weight / (sum(kept) or 1.0) for weight in kept)
+
 
 def paper() -> DicerConfig:
-    """The sizes and the schedule of the paper, section 4.1."""
+    """The sizes and the schedule of the paper, section 4.1; the loss is that of the authors' program."""
     return DicerConfig(
         dimension=64,
         layers=3,
         hidden=48,
         dropout=0.5,
-        loss="cross_entropy",
+        base="xavier",
         users_per_step=1024,  # × 4 positives = its batch of 4,096
         negatives=8,
         learning_rate=1e-3,
         steps=5000,
+        validate_every=50,
+        validation_users=2000,
     )
 
 
@@ -76,3 +104,21 @@ def dicer_tiny() -> DicerConfig:
         learning_rate=0.02,
         validate_every=10,
     )
+
+
+NAMED: Mapping[str, Callable[[], DicerConfig]] = {
+    "dicer": paper,
+    "no_item_similarity": lambda: replace(paper(), item_similarity=False),
+    "no_user_similarity": lambda: replace(paper(), user_similarity=False),
+    "no_social": lambda: replace(paper(), social=False),
+    "no_relations": lambda: replace(paper(), item_similarity=False, user_similarity=False, social=False),
+    "attention_instead_of_modulation": lambda: replace(paper(), modulation="attention", listened=16),
+    "no_gnn": lambda: replace(paper(), layers=0),
+    "gat": lambda: replace(paper(), encoder="gat"),
+    "layers_1": lambda: replace(paper(), layers=1),
+    "layers_2": lambda: replace(paper(), layers=2),
+    "layers_3": paper,
+    "no_user_interest": lambda: replace(paper(), user_interest=False),
+    "no_item_attraction": lambda: replace(paper(), item_attraction=False),
+}
+"""The model of the paper and each of its ablations (Fu et al., WWW 2021, tables 3-5 and figure 4), by name."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +14,6 @@ from numpy.typing import NDArray
 
 from models.dicer.graphs import Graphs, Indices, Lists, rows_of, user_blocks
 from models.metrics import metrics_of_hits
-
-if TYPE_CHECKING:  # ranking is NumPy's; only the network's own scorer needs torch
-    import torch
-
-    from models.dicer.network import Dicer, Edges
 
 Scorer = Callable[[Indices], NDArray[np.float32]]
 """Scores [users, items] of a block of user rows; a fresh array, which the caller may overwrite."""
@@ -37,8 +31,7 @@ class Scorers:
 
 
 _STRIDE = 2**32  # above any item row: one number for a user and an item
-_USERS, _ITEMS = 8, 512  # of a block: its arrays stay in the cache, measured 3 times faster than all items at once
-_LEAST_LIFT = 1.2  # published social data has a lift of 1.3 to 3.6, misaligned copies about 0.9 to 1.3
+_USERS = 8  # scored at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,27 +67,6 @@ def truth_of(pairs: Indices, *, unknown: int = 0) -> HeldOut:
     owners, starts = np.unique(pairs[0][order], return_index=True)
     groups = np.split(pairs[1][order], starts[1:]) if len(owners) else []
     return HeldOut(owners, tuple(frozenset(group.tolist()) for group in groups), unknown)
-
-
-def network_scorer(network: Dicer, bases: tuple[torch.Tensor, torch.Tensor], edges: Edges, graphs: Graphs) -> Scorer:
-    """The network's scores on `graphs` with base embeddings `bases` of its users and items; encodes once, now."""
-    import torch
-
-    from models.dicer.network import friend_ends
-
-    user_rows, item_rows = network.tables(*bases, edges)
-    friends = graphs.heard_friends()
-
-    def score(users: Indices) -> NDArray[np.float32]:
-        index, real = (torch.from_numpy(array) for array in friends.padded(users))
-        heard, rows = friend_ends(user_rows, index, real), user_rows[users]
-        blocks = [
-            network.score(rows, item_rows[start : start + _ITEMS], heard).numpy()
-            for start in range(0, graphs.items, _ITEMS)
-        ]
-        return np.concatenate(blocks, axis=1)
-
-    return score
 
 
 def popularity_scorer(graphs: Graphs) -> Scorer:
@@ -236,35 +208,3 @@ def _finite(scores: NDArray[np.float32], users: Indices) -> NDArray[np.float32]:
         row, column = np.argwhere(wrong)[0]
         raise ValueError(f"expected finite scores, got {scores[row, column]} for user row {users[row]}")
     return scores
-
-
-def social_alignment(graphs: Graphs, *, seed: int = 0) -> dict[str, Any]:
-    """Lift: mean number of items that friends share, over the same for the pairs with one side shuffled.
-
-    About 1 means that the social graph belongs to other people. `lift` is None where nothing can be compared;
-    `warning` says so in words if the graph gives no reason to trust it.
-    """
-    ends, others = graphs.friends[:, graphs.friends[0] < graphs.friends[1]]
-    histories = graphs.histories()
-    actual = _mean_shared(histories, ends, others, graphs.items)
-    shuffled = _mean_shared(histories, ends, np.random.default_rng(seed).permutation(others), graphs.items)
-    lift = actual / shuffled if shuffled > 0 else None
-    warning = None
-    if lift is None:
-        warning = "friends and items do not overlap enough to tell whether the social graph is aligned"
-    elif lift < _LEAST_LIFT:
-        warning = f"friends share {lift:.2f} times the items of random pairs, expected at least {_LEAST_LIFT}"
-    return {"lift": lift, "pairs": len(ends), "warning": warning}
-
-
-def _mean_shared(histories: Lists, users: Indices, others: Indices, items: int, *, chunk: int = 50_000) -> float:
-    lengths = histories.lengths
-    owned = np.repeat(np.arange(len(lengths)), lengths) * max(1, items) + histories.values
-    shared = 0
-    for start in range(0, len(users), chunk):
-        ours, theirs = users[start : start + chunk], others[start : start + chunk]
-        counts = lengths[ours]
-        first = np.repeat(histories.offsets[ours] - np.concatenate([[0], counts.cumsum()[:-1]]), counts)
-        taken = histories.values[first + np.arange(counts.sum())]
-        shared += int(np.isin(np.repeat(theirs, counts) * max(1, items) + taken, owned).sum())
-    return shared / len(users) if len(users) else 0.0

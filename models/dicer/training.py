@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from features.social_alignment import social_alignment
 from models.dicer.config import DicerConfig
-from models.dicer.evaluation import (
-    HeldOut,
-    evaluate,
-    held_out,
-    network_scorer,
-    popularity_scorer,
-    social_alignment,
-)
-from models.dicer.graphs import Graphs, Indices, Lists, graphs_of, rows_of
-from models.dicer.losses import cross_entropy, focal
-from models.dicer.network import Dicer, Edges, Friends, edges_of, extremes_of
+from models.dicer.encoder import edges_of
+from models.dicer.evaluation import HeldOut, Scorers, evaluate, held_out, popularity_scorer
+from models.dicer.graphs import Graphs, Indices, graphs_of, rows_of
+from models.dicer.histories import unseen_of
+from models.dicer.network import Dicer
+from models.dicer.pairs import Batch, loss_of, modulated
+from models.dicer.scorers import scorers_of
+from models.dicer.voices import Voices
 from models.training import Fit, LoopConfig, fit
 
 if TYPE_CHECKING:  # its module imports Feast; training takes the rows, not the store
@@ -49,39 +47,60 @@ class TrainedDicer:
 class Sampler:
     """Draws users by activity, some positives of each, and as many unseen items for each positive, all uniform."""
 
-    def __init__(self, histories: Lists, items: int) -> None:
-        self.items = items
-        self.offsets, self.lengths = torch.from_numpy(histories.offsets), torch.from_numpy(histories.lengths)
-        self.values = torch.from_numpy(histories.values)
-        self.drawable = torch.where(self.lengths < items, self.lengths, 0).cumsum(0)  # who had all has no negatives
-        # Of the history h_0 < h_1 < ... of a user, h_k - k unseen items come before h_k. One key a user and gap.
-        owner = torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
-        place = torch.arange(len(owner)) - self.offsets[owner]
-        self.gaps = owner * (items + 1) + self.values - place
+    def __init__(self, graphs: Graphs) -> None:
+        self.unseen = unseen_of(graphs.histories(), graphs.items)
+        lengths = self.unseen.histories.lengths
+        self.drawable = np.where(lengths < graphs.items, lengths, 0).cumsum()  # who had all has no negatives
+        if not len(lengths) or self.drawable[-1] == 0:
+            raise ValueError(
+                "expected interactions to learn from, got a graph with none, or with nothing left to offer"
+            )
 
-    def draw(self, config: DicerConfig, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Users [n], items [n, p + p · negatives] and labels of the same shape, positives first."""
+    def draw(self, config: DicerConfig, generator: torch.Generator, *, order: Indices | None = None) -> Batch:
+        """`users_per_step` users with `positives_per_user` positives and their negatives, in rows by `order[user]`."""
         n, p = config.users_per_step, config.positives_per_user
-        uniform = torch.rand(n, 1 + p + p * config.negatives, generator=generator, dtype=torch.float64)
-        users = torch.searchsorted(self.drawable, (uniform[:, 0] * self.drawable[-1]).long(), right=True)
-        items = torch.cat(
-            [self._positives(users, uniform[:, 1 : 1 + p]), self._unseen(users, uniform[:, 1 + p :])], dim=1
-        )
-        labels = torch.zeros(items.shape)
-        labels[:, :p] = 1
-        return users, items, labels
+        uniform = torch.rand(n, 1 + p + p * config.negatives, generator=generator, dtype=torch.float64).numpy()
+        users = np.searchsorted(self.drawable, (uniform[:, 0] * self.drawable[-1]).astype(np.int64), side="right")
+        if order is not None:
+            users = users[np.argsort(order[users], kind="stable")]
+        histories = self.unseen.histories
+        places = (uniform[:, 1 : 1 + p] * histories.lengths[users, None]).astype(np.int64)
+        positives = histories.values[places + histories.offsets[users, None]]
+        ranks = (uniform[:, 1 + p :] * self.unseen.counts[users, None]).astype(np.int64)
+        items = np.concatenate([positives, self.unseen.take(users, ranks)], axis=1)
+        return Batch(torch.from_numpy(users).to(config.device), torch.from_numpy(items).to(config.device), p)
 
-    def _positives(self, users: Tensor, uniform: Tensor) -> Tensor:
-        return self.values[(uniform * self.lengths[users, None]).long() + self.offsets[users, None]]
 
-    def _unseen(self, users: Tensor, uniform: Tensor) -> Tensor:
-        """The r-th item outside the history for uniform r: r plus the number of k with h_k - k <= r.
+def train_split(
+    graphs: Graphs,
+    config: DicerConfig,
+    *,
+    validate: Callable[[Scorers], float],
+    seed: int,
+    checkpoint: Path | None = None,
+    label: str = "train dicer",
+) -> tuple[Dicer, Fit]:
+    """A network trained on `graphs` to the step at which `validate` was highest, with how it got there.
 
-        Exact and without rejection, so no user is too hard to draw for; one sorted search answers it for all.
-        """
-        r = (uniform * (self.items - self.lengths[users, None])).long()
-        before = torch.searchsorted(self.gaps, users[:, None] * (self.items + 1) + r, right=True)
-        return r + before - self.offsets[users, None]
+    With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions.
+    """
+    with torch.random.fork_rng(devices=[]), _quiet_about_sparse_tensors():
+        torch.manual_seed(seed)
+        network = Dicer(config, graphs.users, graphs.items).to(config.device)
+        edges, sampler = edges_of(graphs, device=config.device), Sampler(graphs)
+        voices = Voices(graphs, social=config.social, listened=config.listened, device=config.device)
+        # rows with equally many friends stand together, so that a block is padded to its own longest list
+        order = voices.friends.lengths
+
+        def objective(step: int, generator: torch.Generator) -> Tensor:
+            batch = sampler.draw(config, generator, order=order)
+            return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)
+
+        def judge() -> float:
+            return validate(scorers_of(network, (network.user_base, network.item_base), edges, graphs))
+
+        ran = fit(network, objective, judge, config=_loop(config), seed=seed, checkpoint=checkpoint, label=label)
+    return network.eval(), ran
 
 
 def train_dicer(
@@ -92,26 +111,23 @@ def train_dicer(
     With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions.
     """
     graphs = graphs_of(training_set.train)
-    lengths = graphs.histories().lengths
-    if not np.any((lengths > 0) & (lengths < graphs.items)):
-        raise ValueError("expected interactions before train_end to learn from, got a graph with none")
-    with torch.random.fork_rng(devices=[]), _quiet_about_sparse_tensors():
-        torch.manual_seed(seed)
-        network = Dicer(config, graphs.users, graphs.items)
-        truth = held_out(training_set.validation, graphs)
-        ran = _learn(network, graphs, truth, config=config, seed=seed, checkpoint=checkpoint)
-        network.eval()
-        recent = graphs_of(training_set.recent)
-        trained = TrainedDicer(network, config, graphs.user_ids, graphs.item_ids, {})
-        validation, test = (
-            _measure(trained, graphs, truth),
-            _measure(trained, recent, held_out(training_set.test, recent)),
-        )
+    truth = held_out(training_set.validation, graphs)
+    judged, histories = truth.sample(config.validation_users, seed=seed), graphs.histories()
+
+    def validate(scorers: Scorers) -> float:
+        return evaluate(scorers.every_item, judged, graphs, histories)["NDCG@10"]
+
+    network, ran = train_split(graphs, config, validate=validate, seed=seed, checkpoint=checkpoint)
+    recent = graphs_of(training_set.recent)
+    trained = TrainedDicer(network, config, graphs.user_ids, graphs.item_ids, {})
+    with _quiet_about_sparse_tensors():
+        validation = _measure(trained, graphs, truth)
+        test = _measure(trained, recent, held_out(training_set.test, recent))
     metrics = {
         "validation": validation[0],
         "test": test[0],
         "labels": {"validation": validation[1], "test": test[1]},
-        "social_alignment": social_alignment(graphs, seed=seed),
+        "social_alignment": asdict(social_alignment(graphs.friends, graphs.interactions, seed=seed)),
         "steps": ran.steps,
         "best_step": ran.best_step,
     }
@@ -128,41 +144,14 @@ def cold_rows(base: Tensor, rows: Indices) -> Tensor:
     return padded[torch.where(index < 0, len(base), index)]
 
 
-def _learn(
-    network: Dicer, graphs: Graphs, truth: HeldOut, *, config: DicerConfig, seed: int, checkpoint: Path | None
-) -> Fit:
-    edges, sampler, histories = edges_of(graphs), Sampler(graphs.histories(), graphs.items), graphs.histories()
-    friends, judged = graphs.heard_friends(), truth.sample(config.validation_users, seed=seed)
-
-    def objective(step: int, generator: torch.Generator) -> Tensor:
-        users, items, labels = sampler.draw(config, generator)
-        logits = _pair_logits(network, edges, friends, users, items)
-        if config.loss == "focal":
-            return focal(logits, labels, gamma=config.focal_gamma, alpha=config.focal_alpha)
-        return cross_entropy(logits, labels, network.head_weights)
-
-    def validate() -> float:
-        scorer = network_scorer(network, (network.user_base, network.item_base), edges, graphs)
-        return evaluate(scorer, judged, graphs, histories)["NDCG@10"]
-
-    loop = LoopConfig(
+def _loop(config: DicerConfig) -> LoopConfig:
+    return LoopConfig(
         steps=config.steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         validate_every=config.validate_every,
         patience=config.patience,
     )
-    return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="train dicer")
-
-
-def _pair_logits(network: Dicer, edges: Edges, friends: Lists, users: Tensor, items: Tensor) -> Tensor:
-    h, z = network.encode(network.user_base, network.item_base, edges)
-    consumers, consumed = edges.interactions
-    histories = extremes_of(z, consumers, consumed, len(h))
-    audiences = extremes_of(h, consumed, consumers, len(z))
-    index, real = (torch.from_numpy(array) for array in friends.padded(users.numpy()))
-    heard = Friends(histories.first[index] * real[..., None], real)
-    return network.pair_logits(h, z, histories, audiences, (users, items), heard)
 
 
 @torch.no_grad()
@@ -175,7 +164,7 @@ def _measure(trained: TrainedDicer, graphs: Graphs, truth: HeldOut) -> tuple[dic
     )
     seen = graphs.histories()
     scorers = {
-        "model": network_scorer(network, bases, edges_of(graphs), graphs),
+        "model": scorers_of(network, bases, edges_of(graphs), graphs).every_item,
         "popularity": popularity_scorer(graphs),
     }
     positives = sum(len(wanted) for wanted in truth.positives)

@@ -1,4 +1,4 @@
-"""Held-out rankings by hand, and a social graph that belongs to other people."""
+"""Held-out rankings by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.dicer.evaluation import HeldOut, evaluate, held_out, popularity_scorer, social_alignment
-from tests.dicer_worlds import World, item_ids, split_world, user_ids
+from models.dicer.evaluation import HeldOut, evaluate, held_out, popularity_scorer
+from tests.dicer_worlds import World, item_ids, user_ids
 
 WORLD = World([[1], [0], []], [[], [], []], [[], [], [], []], [[0], [0, 1], [0, 1, 2]])
 
@@ -46,28 +46,3 @@ def test_a_sample_is_some_of_the_users_and_always_the_same() -> None:
     assert sample.users.tolist() == truth.sample(4, seed=1).users.tolist()
     assert [min(wanted) for wanted in sample.positives] == sample.users.tolist()
     assert truth.sample(10, seed=1) is truth
-
-
-def test_friends_of_one_taste_lift_and_strangers_warn() -> None:
-    world, _ = split_world(users=40, items=30)
-    aligned = social_alignment(world.graphs())
-    assert aligned["lift"] > 1.5
-    assert aligned["warning"] is None
-    assert aligned["pairs"] == len({frozenset((u, f)) for u, listed in enumerate(world.friends) for f in listed})
-    others = np.random.default_rng(0).permutation(40)
-    moved = World([[int(others[f]) for f in world.friends[u]] for u in range(40)], *dataclass_rest(world))
-    assert "expected at least 1.2" in str(social_alignment(moved.graphs())["warning"])
-
-
-def test_lift_of_nothing_is_nothing() -> None:
-    lonely = World([[], []], [[], []], [[]], [[0], []])
-    assert social_alignment(lonely.graphs())["lift"] is None
-
-
-def test_shared_items_are_counted_exactly() -> None:
-    # The one pair shares item 0; its shuffle is itself.
-    assert social_alignment(WORLD.graphs())["lift"] == 1.0
-
-
-def dataclass_rest(world: World) -> tuple[list[list[int]], ...]:
-    return world.similar_users, world.similar_items, world.histories  # type: ignore[return-value]

@@ -12,21 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.dicer import definition
-from models.dicer.config import dicer_tiny
-from models.dicer.graphs import graphs_of
-from models.dicer.network import (
-    Dicer,
-    Edges,
-    Friends,
-    Head,
-    Relation,
-    edges_of,
-    ends_of,
-    extremes_of,
-    friend_ends,
-    modulate,
-    user_interest,
-)
+from models.dicer.config import NAMED, dicer_tiny
+from models.dicer.encoder import Edges, Relation, RelationLayer, edges_of
+from models.dicer.graphs import Graphs, graphs_of
+from models.dicer.losses import cross_entropy, focal
+from models.dicer.modulation import Friends, ends_of, extremes_of, modulate, user_interest
+from models.dicer.network import Dicer, Head
+from models.dicer.pairs import Batch, logits_of, loss_of, modulated
+from models.dicer.scorers import scorers_of
+from models.dicer.scoring import Rows, friend_ends, score, tables
+from models.dicer.voices import Voices
 from tests.dicer_worlds import World, random_world
 
 WORLDS = st.builds(
@@ -62,15 +57,11 @@ def all_pairs_fast(world: World, h: Tensor, z: Tensor, *, leave_out: bool) -> tu
     heard = Friends(ends[index] * real[..., None], real)
     if not leave_out:
         return user_interest(z[None], ends[:, None], heard), modulate(h[:, None], audience[None])
-    everyone, everything = torch.arange(graphs.users)[:, None], torch.arange(graphs.items)[None]
-    histories, audiences = (
-        extremes_of(z, users, items, graphs.users),
-        extremes_of(h, items, users, graphs.items),
-    )
-    return (
-        user_interest(z[None], histories.without(everyone, everything), heard),
-        modulate(h[:, None], audiences.without(everything, everyone)),
-    )
+    everyone, everything = torch.meshgrid(torch.arange(graphs.users), torch.arange(graphs.items), indexing="ij")
+    histories, audiences = extremes_of(z, users, items, graphs.users), extremes_of(h, items, users, graphs.items)
+    own = histories.without(everyone.flatten(), everything.flatten()).view(*everyone.shape, -1)
+    others = audiences.without(everything.flatten(), everyone.flatten()).view(*everyone.shape, -1)
+    return user_interest(z[None], own, heard), modulate(h[:, None], others)
 
 
 def all_pairs_slow(world: World, h: Tensor, z: Tensor, *, leave_out: bool) -> tuple[Tensor, Tensor]:
@@ -141,7 +132,9 @@ def test_encoder_is_the_definition_with_either_kind_of_edge_list(world: World, l
     torch.manual_seed(0)
     relation = Relation(dataclasses.replace(dicer_tiny(), layers=layers))
     x = torch.randn(len(world.friends), 4, requires_grad=True)
-    weights = [(a.weight, a.bias, b.weight, b.bias) for a, b in zip(relation.of_sum, relation.of_product, strict=True)]
+    assert all(isinstance(layer, RelationLayer) for layer in relation.layers)
+    pairs = [(layer.of_sum, layer.of_product) for layer in relation.layers]
+    weights = [(a.weight, a.bias, b.weight, b.bias) for a, b in pairs]
     slow = definition.encode_relation(x, [set(listed) for listed in world.similar_users], weights)
     graphs = world.graphs()
     towards = torch.randn(slow.shape)
@@ -167,8 +160,8 @@ def test_a_head_is_its_layers_one_after_the_other() -> None:
 def test_scores_are_the_definition_end_to_end(world: World, seed: int) -> None:
     network, graphs = small_network(world, seed), world.graphs()
     with torch.no_grad():
-        user_rows, item_rows = network.tables(network.user_base, network.item_base, edges_of(graphs))
-        fast = network.score(user_rows, item_rows, all_friends(world, user_rows))
+        user_rows, item_rows = tables(network, network.user_base, network.item_base, edges_of(graphs))
+        fast = score(network, user_rows, item_rows, all_friends(world, user_rows))
         h, z = network.encode(network.user_base, network.item_base, edges_of(graphs))
         interest, attraction = all_pairs_slow(world, h, z, leave_out=False)
         for u in range(graphs.users):
@@ -182,52 +175,111 @@ def test_scores_are_the_definition_end_to_end(world: World, seed: int) -> None:
                 assert fast[u, i] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_pair_logits_leave_the_pair_out_and_agree_with_the_night_elsewhere() -> None:
+def whole_batch(graphs: Graphs, positives: int) -> Batch:
+    """Every user beside its first `positives` items of the history, and then every item."""
+    histories = graphs.histories()
+    users = torch.from_numpy(np.flatnonzero(histories.lengths >= positives))
+    taken = [histories.of(int(user))[:positives].tolist() + list(range(graphs.items)) for user in users]
+    return Batch(users, torch.tensor(taken, dtype=torch.long).view(len(users), positives + graphs.items), positives)
+
+
+def test_training_leaves_positives_out_and_agrees_with_the_night_elsewhere() -> None:
     world = random_world(4, users=6, items=5, density=0.5)
     network, graphs = small_network(world, 1), world.graphs()
-    edges = edges_of(graphs)
-    consumers, consumed = edges.interactions
+    edges, batch = edges_of(graphs), whole_batch(graphs, 1)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        user_rows, item_rows = network.tables(network.user_base, network.item_base, edges)
-        night = network.score(user_rows, item_rows, all_friends(world, user_rows))
+        user_rows, item_rows = tables(network, network.user_base, network.item_base, edges)
+        night = score(network, user_rows, item_rows, all_friends(world, user_rows))[batch.users]
+        logits = logits_of(network, modulated(network, edges, batch, Voices(graphs), generator=generator))
         h, z = network.encode(network.user_base, network.item_base, edges)
-        histories = extremes_of(z, consumers, consumed, graphs.users)
-        audiences = extremes_of(h, consumed, consumers, graphs.items)
-        users, items = torch.arange(graphs.users), torch.arange(graphs.items).expand(graphs.users, -1)
-        logits = network.pair_logits(h, z, histories, audiences, (users, items), all_friends(world, user_rows))
-    scores = torch.sigmoid(logits).mean(dim=0)
-    unseen = torch.ones(night.shape, dtype=torch.bool)
-    unseen[consumers, consumed] = False
-    torch.testing.assert_close(scores[unseen], night[unseen], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(scores[~unseen], night[~unseen], atol=1e-6)
+        interest, attraction = all_pairs_slow(world, h, z, leave_out=True)
+        held = [(int(user), int(item)) for user, item in zip(batch.users, batch.items[:, 0], strict=True)]
+        expected = torch.stack(
+            [
+                network.head_logits(
+                    h[u, None, None], z[i, None, None], interest[u, i, None, None], attraction[u, i, None, None]
+                )
+                for u, i in held
+            ],
+            dim=1,
+        )
+    torch.testing.assert_close(torch.sigmoid(logits[:, :, 1:]).mean(dim=0), night, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[:, :, 0], expected[..., 0, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_every_named_configuration_trains_and_scores(name: str) -> None:
+    world = random_world(4, users=9, items=7, density=0.5)
+    sizes = {"dimension": 4, "hidden": 4, "dropout": 0.0}
+    config, graphs = dataclasses.replace(NAMED[name](), **sizes), world.graphs()
+    torch.manual_seed(0)
+    network, edges, batch = Dicer(config, graphs.users, graphs.items), edges_of(graphs), whole_batch(graphs, 2)
+    voices = Voices(graphs, social=config.social, listened=config.listened)
+    ready = modulated(network, edges, batch, voices, generator=torch.Generator().manual_seed(0))
+    loss = loss_of(network, ready, batch)
+    loss.backward()
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in network.parameters())
+    assert network.item_base.grad is not None
+    assert network.item_base.grad.abs().sum() > 0
+    scorers = scorers_of(network.eval(), (network.user_base, network.item_base), edges, graphs)
+    users = np.arange(graphs.users)
+    every = scorers.every_item(users)
+    pairs = scorers.pairs(users, np.tile(np.array([4, 1]), (graphs.users, 1)))
+    assert every.shape == (graphs.users, graphs.items)
+    assert pairs == pytest.approx(every[:, [4, 1]], abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["focal", "cross_entropy"])
+@pytest.mark.parametrize("fusion", ["sum", "mean"])
+def test_a_step_in_blocks_is_the_step_at_once(loss: str, fusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.dicer.pairs._PAIRS", 20)  # several blocks, the last of them short
+    world = random_world(6, users=9, items=7, density=0.5)
+    network, graphs = small_network(world, 3, loss=loss, friend_fusion=fusion), world.graphs()
+    batch, voices = whole_batch(graphs, 2), Voices(graphs)
+    results = []
+    for blocks in (True, False):
+        network.zero_grad()
+        ready = modulated(network, edges_of(graphs), batch, voices, generator=torch.Generator().manual_seed(0))
+        if blocks:
+            value = loss_of(network, ready, batch)
+        elif loss == "focal":
+            value = focal(logits_of(network, ready), batch.labels, gamma=2.0, alpha=0.25)
+        else:
+            value = cross_entropy(logits_of(network, ready), batch.labels, network.head_weights)
+        value.backward()
+        results.append((value.detach(), [weight.grad for weight in network.parameters()]))
+    torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-4)
 
 
 def test_scores_do_not_depend_on_the_block_or_on_the_order_of_rows() -> None:
     world = random_world(5, users=7, items=6, density=0.4)
     network, graphs = small_network(world, 2), world.graphs()
     with torch.no_grad():
-        user_rows, item_rows = network.tables(network.user_base, network.item_base, edges_of(graphs))
-        whole = network.score(user_rows, item_rows, all_friends(world, user_rows))
+        user_rows, item_rows = tables(network, network.user_base, network.item_base, edges_of(graphs))
+        whole = score(network, user_rows, item_rows, all_friends(world, user_rows))
         for user in range(graphs.users):
             index, real = (torch.from_numpy(a) for a in graphs.heard_friends().padded(np.array([user])))
-            alone = network.score(user_rows[user, None], item_rows[2:4], friend_ends(user_rows, index, real))
+            own = user_rows[torch.tensor([user])]
+            alone = score(network, own, item_rows[torch.tensor([2, 3])], friend_ends(user_rows, index, real))
             torch.testing.assert_close(alone[0], whole[user, 2:4], atol=1e-6, rtol=1e-6)
         views = world.views()
         shuffled = graphs_of({name: table.take(np.arange(table.num_rows)[::-1]) for name, table in views.items()})
-        again, _ = network.tables(network.user_base, network.item_base, plain(shuffled))
-    torch.testing.assert_close(again, user_rows)
+        again, _ = tables(network, network.user_base, network.item_base, plain(shuffled))
+    torch.testing.assert_close(again.parts, user_rows.parts)
 
 
-def small_network(world: World, seed: int) -> Dicer:
+def small_network(world: World, seed: int, **settings: object) -> Dicer:
     torch.manual_seed(seed)
-    network = Dicer(dicer_tiny(), len(world.friends), world.items).eval()
+    config = dataclasses.replace(dicer_tiny(), **settings)  # type: ignore[arg-type]
+    network = Dicer(config, len(world.friends), world.items).eval()
     with torch.no_grad():  # Xavier bases are so small that every score would look alike
         network.user_base.normal_()
         network.item_base.normal_()
     return network
 
 
-def all_friends(world: World, user_rows: Tensor) -> Friends:
+def all_friends(world: World, user_rows: Rows) -> Friends | None:
     index, real = world.graphs().heard_friends().padded(np.arange(len(world.friends)))
     return friend_ends(user_rows, torch.from_numpy(index), torch.from_numpy(real))
 

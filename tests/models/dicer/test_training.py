@@ -59,9 +59,10 @@ def test_a_world_without_interactions_is_refused() -> None:
 
 def test_draws_are_positives_then_unseen_items_uniformly() -> None:
     world = random_world(2, users=5, items=6, density=0.4)
-    sampler = Sampler(world.graphs().histories(), world.items)
+    sampler = Sampler(world.graphs())
     config = dataclasses.replace(CONFIG, users_per_step=4000, positives_per_user=2, negatives=3)
-    users, items, labels = sampler.draw(config, torch.Generator().manual_seed(0))
+    batch = sampler.draw(config, torch.Generator().manual_seed(0))
+    users, items, labels = batch.users, batch.items, batch.labels
     assert items.shape == labels.shape == (4000, 8)
     assert labels.sum() == 8000
     taken = [[bool(i in world.histories[u]) for i in range(world.items)] for u in range(5)]
@@ -77,8 +78,8 @@ def test_draws_are_positives_then_unseen_items_uniformly() -> None:
 
 def test_who_has_had_everything_is_not_drawn() -> None:
     world = World([[], []], [[], []], [[], []], [[0, 1], [0]])
-    users, _, _ = Sampler(world.graphs().histories(), 2).draw(CONFIG, torch.Generator().manual_seed(0))
-    assert users.unique().tolist() == [1]
+    batch = Sampler(world.graphs()).draw(CONFIG, torch.Generator().manual_seed(0))
+    assert batch.users.unique().tolist() == [1]
 
 
 def test_a_node_unknown_to_training_has_a_row_of_zeros() -> None:

@@ -1,0 +1,142 @@
+"""Relation-aware encoder, eqs. 2-5 of Fu et al., WWW 2021, doi 10.1145/3442381.3449940; D is a node's encoded width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_geometric import EdgeIndex
+from torch_geometric.nn import GATConv, MessagePassing
+
+from models.dicer.config import DicerConfig
+from models.dicer.graphs import Graphs
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The graphs of one date as tensors; edge lists are `EdgeIndex` (fast) or plain [2, edges] (exportable)."""
+
+    friends: Tensor
+    similar_users: Tensor
+    similar_items: Tensor
+    interactions: Tensor  # [2, pairs] of (user, item)
+
+
+def edges_of(graphs: Graphs, *, device: str = "cpu") -> Edges:
+    """The graphs as tensors whose edge lists multiply as sparse matrices, forwards and backwards."""
+
+    def fast(edges: Any, nodes: int) -> Tensor:
+        index = EdgeIndex(torch.from_numpy(edges).to(device), sparse_size=(nodes, nodes), sort_order="col")
+        filled: Tensor = index.fill_cache_()
+        return filled
+
+    return Edges(
+        fast(graphs.friends, graphs.users),
+        fast(graphs.similar_users, graphs.users),
+        fast(graphs.similar_items, graphs.items),
+        torch.from_numpy(graphs.interactions).to(device),
+    )
+
+
+class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is untyped
+    """Eq. 2: the sum of x over the neighbours and the node itself, [nodes, d]."""
+
+    SUPPORTS_FUSED_EDGE_INDEX = True
+
+    def __init__(self) -> None:
+        super().__init__(aggr="sum")
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        """Sum over `edges`, plus the self-loop of each node."""
+        heard: Tensor = self.propagate(
+            edges, x=x, size=None if isinstance(edges, EdgeIndex) else (x.shape[0], x.shape[0])
+        )
+        return x + heard
+
+    def message(self, x_j: Tensor) -> Tensor:
+        """What a neighbour says: its own vector."""
+        return x_j
+
+    def message_and_aggregate(self, edges: EdgeIndex, x: Tensor) -> Tensor:
+        """The same as one sparse product."""
+        product: Tensor = edges.matmul(x, transpose=True)
+        return product
+
+
+class RelationLayer(nn.Module):
+    """Eqs. 2-3: `LeakyReLU(W1 H + b1) + LeakyReLU(W2 (x ⊙ H) + b2)` with H the sum over neighbours and self."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.sum = NeighbourSum()
+        self.of_sum = nn.Linear(dimension, dimension)
+        self.of_product = nn.Linear(dimension, dimension)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        """[nodes, d] to [nodes, d]."""
+        total = self.sum(x, edges)
+        return functional.leaky_relu(self.of_sum(total)) + functional.leaky_relu(self.of_product(x * total))
+
+
+class AttentionLayer(nn.Module):
+    """The paper's ablation: a graph attention layer (Velickovic et al., ICLR 2018) in the place of eqs. 2-3."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.attend = GATConv(dimension, dimension)  # it adds the self-loops
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        """[nodes, d] to [nodes, d]."""
+        plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+        heard: Tensor = functional.leaky_relu(self.attend(x, plain))
+        return heard
+
+
+class Relation(nn.Module):
+    """Eq. 4: L layers over one relation."""
+
+    def __init__(self, config: DicerConfig) -> None:
+        super().__init__()
+        layer = AttentionLayer if config.encoder == "gat" else RelationLayer
+        self.layers = nn.ModuleList(layer(config.dimension) for _ in range(config.layers))
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        """[nodes, d] to [nodes, D]: the base embedding and each layer's output at unit length."""
+        outputs = [x]
+        for layer in self.layers:
+            x = self.drop(layer(x, edges))
+            outputs.append(functional.normalize(x, dim=-1))
+        return torch.cat(outputs, dim=-1)
+
+
+class Encoder(nn.Module):
+    """Eq. 5, with the mean that the authors run. A relation that is switched off has no layers at all.
+
+    A side without any relation keeps its layers over self-loops alone, as the paper's "without relations".
+    """
+
+    def __init__(self, config: DicerConfig) -> None:
+        super().__init__()
+        self.social = Relation(config) if config.social or not config.user_similarity else None
+        self.similar_users = Relation(config) if config.user_similarity else None
+        self.similar_items = Relation(config)
+        self.config = config
+
+    def forward(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """h* [users, D] and z* [items, D] from base embeddings [users, d] and [items, d]."""
+        config, heard = self.config, []
+        if self.social is not None:
+            heard.append(self.social(user_base, edges.friends if config.social else _none(edges.friends)))
+        if self.similar_users is not None:
+            heard.append(self.similar_users(user_base, edges.similar_users))
+        items = edges.similar_items if config.item_similarity else _none(edges.similar_items)
+        return sum(heard) / len(heard), self.similar_items(item_base, items)
+
+
+def _none(edges: Tensor) -> Tensor:
+    plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+    return plain[:, :0]

@@ -1,0 +1,72 @@
+"""A trained network as scorers for the evaluation: from per-node tables, or pair by pair where there are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.dicer.encoder import Edges
+from models.dicer.evaluation import Scorers
+from models.dicer.graphs import Graphs, Indices
+from models.dicer.losses import mixture
+from models.dicer.network import Dicer
+from models.dicer.pairs import Batch, ByAttention, logits_of
+from models.dicer.scoring import friend_ends, score, tables
+from models.dicer.voices import Voices
+
+_ROW_NUMBERS = 65_536  # of a block of item rows, in floats of one table: it stays in the cache
+_ATTENDED = 256  # items of a block that gathers its lists
+
+
+def scorers_of(network: Dicer, bases: tuple[Tensor, Tensor], edges: Edges, graphs: Graphs) -> Scorers:
+    """Scores on `graphs` with base embeddings `bases` of its users and items; encodes once, now."""
+    config = network.config
+    cut = config.listened if config.modulation == "attention" else None  # extremes hear everyone at no cost
+    voices = Voices(graphs, social=config.social, listened=cut)
+    if config.modulation == "attention":
+        return _by_attention(network, network.encode(*bases, edges), voices, graphs.items)
+    user_rows, item_rows = tables(network, *bases, edges)
+    size = max(1, _ROW_NUMBERS // config.width)
+
+    @torch.no_grad()
+    def one(user: int, items: Tensor) -> Tensor:
+        place = torch.tensor([user])
+        index, real = (torch.from_numpy(array) for array in voices.friends.padded(np.array([user])))
+        heard, own = friend_ends(user_rows, index, real), user_rows[place]
+        return torch.cat([score(network, own, item_rows[part], heard) for part in torch.split(items, size)], dim=1)
+
+    every = torch.arange(graphs.items)
+    return Scorers(
+        lambda users: _stacked([one(int(user), every) for user in users], graphs.items),
+        lambda users, items: _stacked(
+            [one(int(user), torch.from_numpy(row)) for user, row in zip(users, items, strict=True)], items.shape[1]
+        ),
+    )
+
+
+def _by_attention(network: Dicer, encoded: tuple[Tensor, Tensor], voices: Voices, count: int) -> Scorers:
+    @torch.no_grad()
+    def pairs(users: Indices, items: Indices) -> NDArray[np.float32]:
+        rows = [_attended(network, encoded, voices, int(user), row) for user, row in zip(users, items, strict=True)]
+        return _stacked(rows, items.shape[1])
+
+    return Scorers(lambda users: pairs(users, np.tile(np.arange(count), (len(users), 1))), pairs)
+
+
+def _attended(network: Dicer, encoded: tuple[Tensor, Tensor], voices: Voices, user: int, items: Indices) -> Tensor:
+    (h, z), owner = encoded, torch.tensor([user])
+    heard = voices.heard(owner, generator=torch.Generator().manual_seed(user))  # the same friends at every call
+    blocks = []
+    for part in torch.split(torch.from_numpy(items), _ATTENDED):
+        ready = ByAttention(network, h, z, Batch(owner, part[None], 0), heard, voices)
+        blocks.append(mixture(logits_of(network, ready), network.head_weights))
+    return torch.cat(blocks, dim=1)
+
+
+def _stacked(rows: list[Tensor], width: int) -> NDArray[np.float32]:
+    if not rows:
+        return np.empty((0, width), np.float32)
+    stacked: NDArray[np.float32] = torch.cat(rows).numpy()
+    return stacked

@@ -16,6 +16,7 @@ import click
 
 from export import night as nights
 from export import stages
+from export.benchmark import benchmark
 from export.initialisation import configuration_text, initialise
 from export.ledger import StageResult
 from export.promotion import MODELS
@@ -298,6 +299,9 @@ def demo(as_json: bool) -> None:
     nights.run_night(configuration, DEMO_DATE, clock=_now, announce=_announce)
     summary = summarise(configuration, DEMO_DATE)
     _say(summary, as_json, ["", summary_text(summary)])
+
+
+cli.add_command(benchmark)
 
 
 def _announce(name: str, result: StageResult | None) -> None:

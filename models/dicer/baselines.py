@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,9 +41,11 @@ class FactorConfig:
     epochs: int = 300
     validate_every: int = 5  # epochs
     patience: int = 8  # validations without a new best
+    validation_users: int = 2000  # at most so many, drawn once, judge a step, as for DICER
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("dimension", "pairs_per_step", "epochs", "validate_every", "patience"):
+        for name in ("dimension", "pairs_per_step", "epochs", "validate_every", "patience", "validation_users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"baseline {name} must be at least 1, got {getattr(self, name)}")
 
@@ -119,15 +121,15 @@ def train_factors(
     """Train on uniform (user, positive, unseen negative) triples to the best validation value."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = factor_network(split, config)
-    adjacency, steps = adjacency_of(split), _steps_per_epoch(split, config)
+        network = factor_network(split, config).to(config.device)
+    adjacency, steps = adjacency_of(split).to(config.device), steps_per_epoch(split, config)
     unseen = unseen_of(lists_of_pairs(split.interactions, split.users), split.items)
     loss = BPRLoss(config.regularisation)
     drawable = split.interactions[:, unseen.counts[split.interactions[0]] > 0]
 
     def objective(_: int, generator: torch.Generator) -> Tensor:
         users, positives, negatives = _triples(drawable, unseen, config.pairs_per_step, generator)
-        rows = torch.cat([users, positives + split.users, negatives + split.users])
+        rows = torch.cat([users, positives + split.users, negatives + split.users]).to(config.device)
         # `embedding` and not `[rows]`, whose gradient is many times slower
         user, positive, negative = functional.embedding(rows, network.get_embedding(adjacency)).chunk(3)
         base = functional.embedding(rows, network.embedding.weight)
@@ -156,7 +158,7 @@ def train_factors(
 @torch.no_grad()
 def factor_scorers(network: LightGCN, adjacency: Tensor, users: int) -> Scorers:
     """Inner products of the network's rows as they are now."""
-    rows = network.get_embedding(adjacency).numpy()
+    rows = network.get_embedding(adjacency).cpu().numpy()
     user_rows, item_rows = rows[:users], rows[users:]
 
     def pairs(of: Indices, items: Indices) -> NDArray[np.float32]:
@@ -172,7 +174,8 @@ def popularity_scorers(split: Split) -> Scorers:
     return Scorers(lambda users: np.tile(counts, (len(users), 1)), lambda _, items: counts[items])
 
 
-def _steps_per_epoch(split: Split, config: FactorConfig) -> int:
+def steps_per_epoch(split: Split, config: FactorConfig) -> int:
+    """Steps that draw as many pairs as there are in train."""
     return -(-int(split.interactions.shape[1]) // config.pairs_per_step)
 
 

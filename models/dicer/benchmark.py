@@ -1,0 +1,285 @@
+"""DICER, its ablations and the baselines on public data: one JSON file a run, found again by whoever asks next.
+
+A run is one (protocol, arm, seed). An arm with several trials trains them all on the first seed, keeps the one that is
+best on the validation part, and uses its configuration for every other seed. Only the kept one ever sees the test part.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from features.files import read_json, sha256_of_json, write_json
+from models.dicer.baselines import (
+    FactorConfig,
+    bpr_grid,
+    lightgcn_grid,
+    popularity_scorers,
+    steps_per_epoch,
+    train_factors,
+)
+from models.dicer.config import NAMED, DicerConfig
+from models.dicer.evaluation import Scorers
+from models.dicer.protocols import Protocol, Split
+from models.training import Fit
+
+_WHOLE_MODELS = ("dicer", "dicer_plus")
+_FIRST_SEED = 0  # on which trials compete
+_LIBRARIES = ("torch", "torch-geometric", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Popularity has nothing to set."""
+
+    validation_users: int = 1
+
+
+Config = DicerConfig | FactorConfig | Counting
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model to ask, and how its training went; an epoch is as many drawn pairs as there are in train."""
+
+    scorers: Scorers
+    steps: int
+    best_step: int
+    epochs: float
+
+
+Train = Callable[[Split, Any, Callable[[Scorers], float], int, Path], Trained]
+"""`train(split, config, validate, seed, checkpoint)`: continues from `checkpoint`, a directory, if there is one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """What is compared: one or more configurations, and how to train them."""
+
+    name: str
+    trials: tuple[Config, ...]
+    train: Train
+    graphs: Mapping[str, Any] = field(default_factory=dict)  # how the graphs are made that it hears
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the data is, where unfinished runs wait, and where finished ones are kept."""
+
+    data: Path
+    work: Path
+    results: Path
+
+    def result(self, protocol: str, arm: str, seed: int) -> Path:
+        """The file of a finished run."""
+        return self.results / protocol / f"{arm}-{seed}.json"
+
+
+def arms(*, similar_cap: int | None = None, device: str = "cpu") -> Mapping[str, Arm]:
+    """Every arm by name. A node hears its `similar_cap` most similar ones at most; None hears all of eq. 1."""
+    dicer = _dicer_training(similar_cap)
+    listed = [
+        Arm("popularity", (Counting(),), _count),
+        Arm("bpr", _on(bpr_grid(), device), _train_factors),
+        Arm("lightgcn", _on(lightgcn_grid(), device), _train_factors),
+        *(Arm(name, _on((named(),), device), dicer, {"similar_cap": similar_cap}) for name, named in NAMED.items()),
+    ]
+    return {arm.name: arm for arm in listed}
+
+
+def usual_arms(protocol: str) -> list[str]:
+    """What a protocol is run for if nothing else is asked: ablations belong to the paper's, each configuration once."""
+    main = [name for name in arms() if name not in NAMED or name in _WHOLE_MODELS]
+    if protocol != "paper":
+        return main
+    whole = NAMED["dicer"]()
+    return main + [name for name, named in NAMED.items() if name not in main and named() != whole]
+
+
+def run_benchmark(
+    protocol: Protocol,
+    chosen: Sequence[Arm],
+    seeds: int,
+    *,
+    places: Places,
+    clock: Callable[[], float],
+    announce: Callable[[str], None],
+    finished: Callable[[], None] = lambda: None,
+) -> None:
+    """Do the runs that are not done; `clock` counts seconds, `finished` is called after each run."""
+    for arm in chosen:
+        for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
+            name = f"{protocol.name} {arm.name} seed {seed}"
+            if done(protocol, arm, seed, places) is not None:
+                announce(f"{name}: done before with the same configuration, re-used")
+                continue
+            announce(f"{name} …")
+            run = _Run(protocol, arm, seed, places, clock)
+            result = run.result()
+            write_json(places.result(protocol.name, arm.name, seed), result)
+            shutil.rmtree(run.folder, ignore_errors=True)
+            announce(f"{name}: {protocol.selection} {result['test'][protocol.selection]:.4f} in {result['seconds']} s")
+            finished()
+
+
+def done(protocol: Protocol, arm: Arm, seed: int, places: Places) -> dict[str, Any] | None:
+    """The finished run of these very trials, if there is one."""
+    file = places.result(protocol.name, arm.name, seed)
+    if not file.is_file():
+        return None
+    result = read_json(file)
+    return result if result["identity"] == identity(protocol, arm) else None
+
+
+def identity(protocol: Protocol, arm: Arm) -> str:
+    """What decides a run beside its seed: protocol, metrics, graphs and every trial's configuration."""
+    trials = [asdict(config) for config in arm.trials]
+    return sha256_of_json([protocol.name, protocol.cutoffs, protocol.selection, arm.name, dict(arm.graphs), trials])
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One arm on one seed."""
+
+    protocol: Protocol
+    arm: Arm
+    seed: int
+    places: Places
+    clock: Callable[[], float]
+
+    @property
+    def folder(self) -> Path:
+        # by identity, so that a changed configuration never continues an older one's training
+        name = f"{self.arm.name}-{self.seed}-{identity(self.protocol, self.arm)[:12]}"
+        return self.places.work / self.protocol.name / name
+
+    def result(self) -> dict[str, Any]:
+        """The whole file: the kept trial on both parts, and on validation what it was chosen from."""
+        _reset_peak_memory()
+        split, selection = self.protocol.read(self.places.data, self.seed), self.protocol.selection
+        best, trained, told = -1, None, {}
+        competed = []
+        for k in self._candidates():
+            other, figures = self._trial(split, k)
+            competed.append({key: figures[key] for key in ("configuration", "validation", "best_step", "seconds")})
+            if trained is None or figures["validation"][selection] > told["validation"][selection]:
+                best, trained, told = k, other, figures
+        assert trained is not None
+        return {
+            "identity": identity(self.protocol, self.arm),
+            "protocol": self.protocol.name,
+            "arm": self.arm.name,
+            "seed": self.seed,
+            "selection": selection,
+            "trial": best,
+            "competed": competed,
+            **told,
+            "test": dict(split.test.evaluate(trained.scorers, self.protocol.cutoffs).metrics),
+            "graphs": dict(self.arm.graphs),
+            "split": split.facts(),
+            "peak_memory_mib": _peak_memory_mib(),
+            "environment": _environment(),
+        }
+
+    def _candidates(self) -> Sequence[int]:
+        if self.seed == _FIRST_SEED or len(self.arm.trials) == 1:
+            return range(len(self.arm.trials))
+        first = done(self.protocol, self.arm, _FIRST_SEED, self.places)
+        assert first is not None  # seeds are run in order
+        return [int(first["trial"])]
+
+    def _trial(self, split: Split, k: int) -> tuple[Trained, dict[str, Any]]:
+        """Train one configuration, or find it trained; what it came to on the validation part."""
+        config, folder, protocol = self.arm.trials[k], self.folder / str(k), self.protocol
+        judged = split.validation.sample(config.validation_users, seed=_FIRST_SEED)
+        log = folder / "seconds.json"
+        before = read_json(log)["seconds"] if log.is_file() else 0.0
+        started = self.clock()
+
+        def spent() -> float:
+            return round(float(before + self.clock() - started), 1)
+
+        def validate(scorers: Scorers) -> float:
+            value = judged.evaluate(scorers, protocol.cutoffs).metrics[protocol.selection]
+            write_json(log, {"seconds": spent()})
+            return value
+
+        trained = self.arm.train(split, config, validate, self.seed, folder / "checkpoint")
+        seconds = spent()
+        return trained, {
+            "configuration": {"kind": type(config).__name__, **asdict(config)},
+            "validation": dict(split.validation.evaluate(trained.scorers, protocol.cutoffs).metrics),
+            "steps": trained.steps,
+            "best_step": trained.best_step,
+            "epochs": round(trained.epochs, 1),
+            "seconds": seconds,  # of training and of the validations that steer it
+        }
+
+
+def _on(trials: Sequence[Any], device: str) -> tuple[Any, ...]:
+    return tuple(replace(config, device=device) for config in trials)
+
+
+def _count(split: Split, _: Counting, validate: Callable[[Scorers], float], seed: int, checkpoint: Path) -> Trained:
+    return Trained(popularity_scorers(split), 0, 0, 0.0)
+
+
+def _train_factors(
+    split: Split, config: FactorConfig, validate: Callable[[Scorers], float], seed: int, checkpoint: Path
+) -> Trained:
+    scorers, ran = train_factors(split, config, validate, seed=seed, checkpoint=checkpoint)
+    return _trained(scorers, ran, ran.steps / steps_per_epoch(split, config))
+
+
+def _dicer_training(similar_cap: int | None) -> Train:
+    """DICER's training on graphs with at most `similar_cap` similar nodes a node."""
+
+    def train(
+        split: Split, config: DicerConfig, validate: Callable[[Scorers], float], seed: int, checkpoint: Path
+    ) -> Trained:
+        from models.dicer.encoder import edges_of
+        from models.dicer.scorers import scorers_of
+        from models.dicer.training import train_split
+
+        graphs = split.graphs(cap=similar_cap)
+        network, ran = train_split(graphs, config, validate=validate, seed=seed, checkpoint=checkpoint)
+        edges = edges_of(graphs, device=config.device)
+        scorers = scorers_of(network, (network.user_base, network.item_base), edges, graphs)
+        drawn = ran.steps * config.users_per_step * config.positives_per_user
+        return _trained(scorers, ran, drawn / split.interactions.shape[1])
+
+    return train
+
+
+def _trained(scorers: Scorers, ran: Fit, epochs: float) -> Trained:
+    return Trained(scorers, ran.steps, ran.best_step, epochs)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _reset_peak_memory() -> None:
+    """Forget the peak of earlier runs in this process; where the system does not let us, it counts from the start."""
+    with suppress(FileNotFoundError, PermissionError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_memory_mib() -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
+    return int(lines["VmHWM"].split()[0]) // 1024

@@ -1,0 +1,195 @@
+"""Runs are kept, found again, continued after a kill and never mixed; the page says only what files say."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from export.cli import cli
+from features.files import read_json, write_json
+from models.dicer.baselines import FactorConfig
+from models.dicer.benchmark import Arm, Config, Places, Trained, arms, done, run_benchmark, usual_arms
+from models.dicer.config import dicer_tiny
+from models.dicer.evaluation import Scorers
+from models.dicer.protocols import PROTOCOLS, Split
+from models.dicer.published import ABLATIONS, PUBLISHED
+from models.dicer.results_page import page_text, write_page
+from tests.split_worlds import toy_protocol
+
+TINY = FactorConfig(dimension=4, learning_rate=0.05, pairs_per_step=64, epochs=6, validate_every=2)
+
+
+def tiny_arms() -> dict[str, Arm]:
+    """The arms as they are, with configurations that take a second; LightGCN has a trial that learns nothing."""
+    trials: dict[str, tuple[Config, ...]] = {
+        "popularity": arms()["popularity"].trials,
+        "bpr": (TINY,),
+        "lightgcn": (
+            dataclasses.replace(TINY, layers=2, learning_rate=1e-9),
+            dataclasses.replace(TINY, layers=2),
+        ),
+        "dicer": (dicer_tiny(),),
+    }
+    return {name: dataclasses.replace(arms()[name], trials=trial) for name, trial in trials.items()}
+
+
+def run(tmp_path: Path, chosen: list[Arm], seeds: int = 1, *, sampled: bool = False) -> list[str]:
+    said: list[str] = []
+    ticks = itertools.count()
+    places = Places(tmp_path, tmp_path / "work", tmp_path / "results")
+    run_benchmark(
+        toy_protocol(sampled=sampled),
+        chosen,
+        seeds,
+        places=places,
+        clock=lambda: float(next(ticks)),
+        announce=said.append,
+    )
+    return said
+
+
+def result(tmp_path: Path, arm: str, seed: int = 0) -> dict:
+    return read_json(tmp_path / "results" / "toy" / f"{arm}-{seed}.json")
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_every_arm_runs_and_is_found_again(tmp_path: Path, sampled: bool) -> None:
+    chosen = list(tiny_arms().values())
+    run(tmp_path, chosen, sampled=sampled)
+    for arm in chosen:
+        told = result(tmp_path, arm.name)
+        assert set(told["test"]) == set(told["validation"]) >= {"Recall@5", "CappedRecall@10", "NDCG@10"}
+        assert told["steps"] >= told["best_step"] >= 0
+        assert told["split"]["test_users"] == 40
+        assert told["environment"]["torch"]
+        assert told["peak_memory_mib"] is None or told["peak_memory_mib"] > 50
+    assert result(tmp_path, "dicer")["test"]["NDCG@10"] > result(tmp_path, "popularity")["test"]["NDCG@10"]
+    before = {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")}
+    assert all("re-used" in line for line in run(tmp_path, chosen, sampled=sampled))
+    assert before == {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")}
+    assert not list((tmp_path / "work").rglob("*.safetensors")), "a finished run leaves no checkpoint"
+
+
+def test_the_first_seed_picks_the_trial_on_validation_for_all(tmp_path: Path) -> None:
+    run(tmp_path, [tiny_arms()["lightgcn"]], 2)
+    first, second = result(tmp_path, "lightgcn"), result(tmp_path, "lightgcn", 1)
+    values = [trial["validation"]["NDCG@10"] for trial in first["competed"]]
+    assert (first["trial"], second["trial"]) == (1, 1)
+    assert values[1] > values[0]
+    assert len(second["competed"]) == 1
+    assert second["configuration"] == first["configuration"]
+    assert second["test"] != first["test"]
+
+
+def test_another_configuration_is_another_run(tmp_path: Path) -> None:
+    arm = tiny_arms()["bpr"]
+    run(tmp_path, [arm])
+    other = dataclasses.replace(arm, trials=(dataclasses.replace(TINY, regularisation=0.5),))
+    places = Places(tmp_path, tmp_path / "work", tmp_path / "results")
+    assert done(toy_protocol(), arm, 0, places) is not None
+    assert done(toy_protocol(), other, 0, places) is None
+    heard = dataclasses.replace(arm, graphs={"similar_cap": 3})
+    assert done(toy_protocol(), heard, 0, places) is None
+
+
+class Killed(BaseException):
+    """What a killed process would be to the code that runs in it."""
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "dicer"])
+def test_a_killed_run_continues_and_ends_the_same(tmp_path: Path, name: str) -> None:
+    arm = tiny_arms()[name]
+    run(tmp_path / "whole", [arm])
+    looks = itertools.count()
+
+    def killed(
+        split: Split, config: Config, validate: Callable[[Scorers], float], seed: int, checkpoint: Path
+    ) -> Trained:
+        def look(scorers: Scorers) -> float:
+            if next(looks) == 2:
+                raise Killed
+            return validate(scorers)
+
+        return arm.train(split, config, look, seed, checkpoint)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", [dataclasses.replace(arm, train=killed)])
+    assert list((tmp_path / "killed" / "work").rglob("state.json"))
+    run(tmp_path / "killed", [arm])
+    whole, continued = result(tmp_path / "whole", name), result(tmp_path / "killed", name)
+    assert continued["test"] == whole["test"]
+    assert continued["best_step"] == whole["best_step"]
+    assert continued["seconds"] > 0
+
+
+def test_arms_have_names_that_the_page_knows() -> None:
+    known = arms()
+    assert set(usual_arms("lastfm")) <= set(usual_arms("paper")) <= set(known)
+    assert {"popularity", "bpr", "lightgcn", "dicer"} <= set(usual_arms("full"))
+    assert "layers_3" not in usual_arms("paper"), "DICER has three layers: it is run once"
+    assert {row.arm for row in ABLATIONS} <= set(usual_arms("paper"))
+    for name, protocol in PROTOCOLS.items():
+        measured = {f"{metric.split('@')[0]}@{k}" for metric in protocol.metrics for k in protocol.cutoffs}
+        assert set(protocol.metrics) <= measured
+        for row in PUBLISHED[name]:
+            assert set(row.metrics) <= set(protocol.metrics)
+            assert row.arm is None or row.arm in known
+
+
+def made_up(arm: str, seed: int, value: float, *, identity: str = "a") -> dict:
+    """A run's file with the same value for every metric of the paper's protocol."""
+    protocol = PROTOCOLS["paper"]
+    metrics = dict.fromkeys(protocol.metrics, value)
+    trial = {"configuration": {"kind": "FactorConfig", "layers": 0}, "validation": metrics, "best_step": 1}
+    split = {
+        "users": 7375, "items": 105114, "train": 226120, "validation": 28265, "test": 28265,
+        "validation_users": 5886, "test_users": 5993, "relations": 111781, "cold": 0.25,
+    }  # fmt: skip
+    return trial | {
+        "identity": identity, "protocol": "paper", "arm": arm, "seed": seed, "trial": 0, "competed": [trial],
+        "test": metrics, "steps": 5, "epochs": 10.0, "seconds": 90.0, "peak_memory_mib": 1234, "split": split,
+        "environment": {"torch": "2"},
+    }  # fmt: skip
+
+
+def test_the_page_tells_runs_and_says_what_was_not_run(tmp_path: Path) -> None:
+    runs = [made_up("dicer", 0, 0.2), made_up("dicer", 1, 0.3), made_up("dicer", 2, 0.9, identity="older")]
+    for each in [*runs, made_up("no_social", 0, 0.2)]:
+        write_json(tmp_path / "dicer" / "paper" / f"{each['arm']}-{each['seed']}.json", each)
+    write_page(tmp_path / "dicer", tmp_path / "dicer.md")
+    page = (tmp_path / "dicer.md").read_text(encoding="utf-8")
+    lines = page.splitlines()
+    row = next(line for line in lines if line.startswith("| DICER |"))
+    assert row.startswith("| DICER | 0.2500 ± 0.0707 |")
+    assert row.endswith("| 2 | 10 | 1.5 | 1,234 |")
+    assert "| LightGCN | not run |" in page
+    assert "| *DICER, Fu et al., WWW 2021, Ciao* | *0.3151* |" in page
+    assert "- DICER: CappedRecall@10 0.2500, published 0.3151: ours is 20.7 % below." in lines
+    assert "| without social | 0.2000 | -20.0 % | 1 | *0.2945* | *-6.5 %* |" in lines
+    assert "| no GNN | not run |  |  | *0.2190* | *-30.5 %* |" in lines
+    assert "| without user interest | not run |  |  |  | *-4.5 %* |" in lines
+    for table in page.split("\n\n"):
+        cells = [line.count("|") for line in table.splitlines() if line.startswith("|")]
+        assert len(set(cells)) <= 1, table
+
+
+def test_a_page_of_nothing_invents_nothing() -> None:
+    page = page_text([])
+    assert page.count("not run") >= 12
+    assert "±" not in page.split("## paper")[1]
+
+
+def test_the_command_writes_the_page_and_names_unknown_arms(tmp_path: Path) -> None:
+    results = ["--results", str(tmp_path)]
+    ran = CliRunner().invoke(cli, ["benchmark", "dicer", "--page-only", *results])
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "dicer.md").is_file()
+    for wrong, message in ((["--protocol", "paper", "--arms", "nobody"], "nobody"), ([], "--page-only")):
+        refused = CliRunner().invoke(cli, ["benchmark", "dicer", *wrong, *results])
+        assert refused.exit_code == 2
+        assert message in refused.output

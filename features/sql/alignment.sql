@@ -19,17 +19,21 @@ CREATE TEMP TABLE degrees AS
 SELECT node, count(*) AS degree FROM (SELECT one AS node FROM friendships UNION ALL SELECT other FROM friendships)
 GROUP BY node;
 
+-- Distinct first, and joined with the few items that are not known rather than with all that are.
 CREATE TEMP TABLE active AS
-SELECT DISTINCT node FROM read_parquet($events)
-JOIN nodes USING (user_id) SEMI JOIN things USING (item_id)
-WHERE event_at < $as_of;
+WITH actors AS (
+    SELECT DISTINCT user_id FROM read_parquet($events)
+    ANTI JOIN (SELECT item_id FROM read_parquet($items) WHERE created_at >= $as_of) USING (item_id)
+    WHERE event_at < $as_of
+)
+SELECT node FROM actors JOIN nodes USING (user_id);
 
 CREATE TEMP TABLE drawn_pairs AS
-FROM friendships ORDER BY md5_number_lower(concat_ws(' ', one, other, $seed)), one, other LIMIT $most_pairs;
+FROM friendships ORDER BY hash(one, other, $seed), one, other LIMIT $most_pairs;
 
 CREATE TEMP TABLE drawn_users AS
 SELECT node, degree FROM degrees SEMI JOIN active USING (node)
-ORDER BY md5_number_lower(concat_ws(' ', node, $seed)), node LIMIT $most_users;
+ORDER BY hash(node, $seed), node LIMIT $most_users;
 
 CREATE TEMP TABLE asked AS
 SELECT node, user_id FROM nodes

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from export.explain import ExplainedScore
-from models.dicer.explanation import Maxima
+from models.dicer.explanation import Maxima, Owner
 
 FRIENDS_SHOWN, CONSUMERS_SHOWN, ITEMS_SHOWN = 5, 5, 3
 TOLERANCE = 1e-5
@@ -53,15 +53,14 @@ def _interest(explained: ExplainedScore) -> Iterator[str]:
     if interest is None:
         return
     yield _moved(_HEADS["interest"], interest.moved, interest.attributed)
-    yield f"  own history   {_list(interest.own, 'item')}: {_items(interest.own, explained.titles)}"
+    yield _line(f"own history, {_count(interest.own, 'item')}", interest.own, _items(interest.own, explained.titles))
     for friend in interest.friends[:FRIENDS_SHOWN]:
-        yield (
-            f"  friend {friend.id}, attention {friend.attention:.0%}, {_list(friend.history, 'item')}: "
-            f"{_items(friend.history, explained.titles)}"
-        )
+        name = f"friend {friend.id}, attention {friend.attention:.0%}, {_count(friend.history, 'item')}"
+        yield _line(name, friend.history, _items(friend.history, explained.titles))
     if rest := interest.friends[FRIENDS_SHOWN:]:
         attention, attribution = (sum(f.attention for f in rest), sum(f.history.attribution for f in rest))
-        yield f"  {len(rest)} more friends, attention {attention:.0%} together, {attribution:+.2f}"
+        name = f"{len(rest)} more friend{'' if len(rest) == 1 else 's'}, attention {attention:.0%}"
+        yield f"  {name:<42} {attribution:+.2g}"
 
 
 def _attraction(explained: ExplainedScore) -> Iterator[str]:
@@ -70,28 +69,31 @@ def _attraction(explained: ExplainedScore) -> Iterator[str]:
         return
     audience = attraction.audience
     yield _moved(_HEADS["attraction"], attraction.moved, attraction.attributed)
-    shown = " · ".join(
-        f"user {owner.id} {owner.attribution:+.2f} ({owner.dimensions})" for owner in audience.owners[:CONSUMERS_SHOWN]
-    )
-    yield f"  past consumers   {_list(audience, 'user')}: {shown or 'nobody owns a maximum'}"
+    shown = (_owner(f"user {owner.id}", owner) for owner in audience.owners[:CONSUMERS_SHOWN])
+    yield _line(f"past consumers, {_count(audience, 'user')}", audience, " · ".join(shown))
 
 
 def _moved(name: str, moved: float, attributed: float) -> str:
-    return f"{name}: moves its logit by {moved:+.2f}; to first order {attributed:+.2f}, of which"
+    return f"{name}: moves its logit by {moved:+.2g}, to first order {attributed:+.2g}, of which (dimensions owned)"
 
 
-def _list(maxima: Maxima, what: str) -> str:
-    count = f"{maxima.members} {what}{'' if maxima.members == 1 else 's'}"
-    owned = sum(owner.dimensions for owner in maxima.owners)
-    return f"{maxima.attribution:+.2f} from {count} that own {owned} of {owned + maxima.nobody} dimensions"
+def _line(name: str, maxima: Maxima, owners: str) -> str:
+    dimensions = maxima.nobody + sum(owner.dimensions for owner in maxima.owners)
+    nobody = f"nobody ({maxima.nobody} of {dimensions})" if maxima.nobody else ""
+    return f"  {name:<42} {maxima.attribution:<+9.2g} {' · '.join(filter(None, (owners, nobody)))}"
+
+
+def _count(maxima: Maxima, what: str) -> str:
+    return f"{maxima.members} {what}{'' if maxima.members == 1 else 's'}"
 
 
 def _items(maxima: Maxima, titles: Mapping[str, str]) -> str:
-    shown = (
-        f"{_named(owner.id, titles)} {owner.attribution:+.2f} ({owner.dimensions})"
-        for owner in maxima.owners[:ITEMS_SHOWN]
-    )
-    return " · ".join(shown) or "none owns a maximum"
+    shown = maxima.owners[:ITEMS_SHOWN]
+    return " · ".join(_owner(titles.get(owner.id, f"item {owner.id}"), owner) for owner in shown)
+
+
+def _owner(name: str, owner: Owner) -> str:
+    return f"{name} {owner.attribution:+.2g} ({owner.dimensions})"
 
 
 def _named(item: str, titles: Mapping[str, str]) -> str:

@@ -142,7 +142,8 @@ def test_who_had_the_item_or_is_unknown_to_training_is_said(state: Configuration
     said = " ".join(remarks(cold))
     for promised in ("did not know the user", "did not know the item", "no history", "no friends"):
         assert promised in said, promised
-    assert "none owns a maximum" in explanation_text(cold)
+    assert "own history, 0 items" in explanation_text(cold)
+    assert "nobody (8 of 8)" in explanation_text(cold)
 
 
 def test_an_item_below_the_list_has_no_rank(state: Configuration, dicer: ExportedDicer) -> None:
@@ -167,7 +168,7 @@ def test_words_for_what_a_head_or_a_friend_does_not_say(state: Configuration) ->
     assert isinstance(attraction, Attraction)
     off = changed(told, interest=None, attraction=None)
     assert [line[:27] for line in remarks(off)[-2:]] == ["This model has no interest ", "This model has no attractio"]
-    assert "friend " not in explanation_text(off)
+    assert " friend " not in explanation_text(off)
     silent = changed(told, interest=dataclasses.replace(interest, friends=(), silent_friends=2))
     assert "None of the user's 2 friends has a history." in remarks(silent)
     some = changed(told, interest=dataclasses.replace(interest, silent_friends=1))
@@ -177,7 +178,9 @@ def test_words_for_what_a_head_or_a_friend_does_not_say(state: Configuration) ->
     nobody = dataclasses.replace(attraction.audience, members=0, nobody=8, attribution=0.0, owners=())
     unseen = changed(told, attraction=Attraction(nobody, moved=0.0, attributed=0.0))
     assert any(line.startswith("Nobody had the item") for line in remarks(unseen))
-    assert "nobody owns a maximum" in explanation_text(unseen)
+    assert "past consumers, 0 users" in explanation_text(unseen)
+    deaf = changed(told, interest=dataclasses.replace(interest, friends=(), hears_friends=False))
+    assert "This model does not listen to friends." in remarks(deaf)
     many = changed(told, interest=dataclasses.replace(interest, friends=interest.friends[:1] * 8))
     assert "3 more friends" in explanation_text(many)
 
@@ -249,7 +252,8 @@ def test_the_command_prints_words_or_json(state: Configuration, capsys: pytest.C
     assert run(*asked) == 0
     shown = capsys.readouterr().out
     assert "rank 1 of 4" in shown
-    assert "attention" in shown
+    assert " friend u0" in shown
+    assert "past consumers" in shown
     assert run(*asked, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["published"]["rank"] == 1

@@ -347,3 +347,21 @@ def test_the_database_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_setting_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"history_length|similarity_threshold"):
         FeatureConfig(**wrong)
+
+
+def test_long_histories_of_many_users_fit_a_small_memory(tmp_path: Path) -> None:
+    users, length = 20_000, 20
+    raw = write_world(World({}, {}, {}, ()), tmp_path)
+    ids = [f"u{number}" for number in range(users)]
+    items = [f"i{number}" for number in range(length)]
+    nothing = pa.nulls(users, RAW["users"].schema.field("created_at").type)
+    pq.write_table(pa.table({"user_id": ids, "created_at": nothing}), raw.users)
+    pq.write_table(pa.Table.from_pylist([{"item_id": item} for item in items], RAW["items"].schema), raw.items)
+    acts = {"user_id": ids * length, "item_id": [item for item in items for _ in ids]}
+    acts |= {"event_at": [hour(age - length) for age in range(length) for _ in ids], "query": [None] * users * length}
+    pq.write_table(pa.table(acts, RAW["events"].schema), raw.events[0])
+    config = replace(CONFIG, history_length=length, memory_limit="500MB")
+    with known_before(raw, AS_OF, config, scratch=tmp_path) as known:
+        rows = known.view("user_history").read_all()
+    assert len(rows) == users
+    assert rows["item_ids"][7].as_py() == items

@@ -77,7 +77,7 @@ def init(
 ) -> None:
     """Write attractor.toml for a source; a configuration that stood there is kept as *.previous."""
     if (source == "synthetic") == bool(path):
-        raise click.UsageError("--path goes with --source lastfm or parquet, and they need it")
+        raise click.UsageError("--path goes with --source lastfm, ciao or parquet, and they need it")
     target = file or Path(FILE_NAME)
     section = {"kind": source}
     if path:

@@ -177,7 +177,8 @@ def _load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, moment
     parameters = dict(network.named_parameters())
     for key, value in moments.items():
         name, moment = key.rsplit("|", 1)
-        optimizer.state[parameters[name]][moment] = value
+        # the count of steps stays where Adam keeps it, on the CPU
+        optimizer.state[parameters[name]][moment] = value if moment == "step" else value.to(parameters[name].device)
 
 
 def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,10 @@ def write_world(directory: Path, **changed: Mapping[str, Any]) -> Path:
     """Write `attractor.toml` for the market, with the sections in `changed` added or replaced."""
     lines = ['state = "state"']
     for section, settings in {**WORLD, **changed}.items():
-        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
+        lines += [
+            f"[{section}]",
+            *(f"{name} = {json.dumps(value)}" for name, value in settings.items() if value is not None),
+        ]
     file = directory / "attractor.toml"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file

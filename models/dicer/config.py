@@ -40,7 +40,7 @@ class DicerConfig:
     validate_every: int = 50
     patience: int = 4
     validation_users: int = 200  # at most so many, drawn once, judge a step; the reported metrics take all
-    listened: int | None = None  # friends, and entries of a list under attention, drawn a step; None hears all
+    fanout: int | None = None  # neighbours, friends and entries of a list drawn in a training step; None hears all
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"  # of the heads' products; the encoder is float32
 
@@ -51,8 +51,8 @@ class DicerConfig:
                 raise ValueError(f"dicer {name} must be at least 1, got {getattr(self, name)}")
         if self.layers < 0:
             raise ValueError(f"dicer layers must be at least 0, got {self.layers}")
-        if self.listened is not None and self.listened < 1:
-            raise ValueError(f"dicer listened must be at least 1 or left out, got {self.listened}")
+        if self.fanout is not None and self.fanout < 1:
+            raise ValueError(f"dicer fanout must be at least 1 or left out, got {self.fanout}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dicer dropout must be in [0, 1), got {self.dropout}")
         if min(self.head_weights) < 0 or not math.isclose(sum(self.head_weights), 1, abs_tol=1e-6):
@@ -112,7 +112,7 @@ NAMED: Mapping[str, Callable[[], DicerConfig]] = {
     "no_user_similarity": lambda: replace(paper(), user_similarity=False),
     "no_social": lambda: replace(paper(), social=False),
     "no_relations": lambda: replace(paper(), item_similarity=False, user_similarity=False, social=False),
-    "attention_instead_of_modulation": lambda: replace(paper(), modulation="attention", listened=16),
+    "attention_instead_of_modulation": lambda: replace(paper(), modulation="attention", fanout=16),
     "no_gnn": lambda: replace(paper(), layers=0),
     "gat": lambda: replace(paper(), encoder="gat"),
     "layers_1": lambda: replace(paper(), layers=1),

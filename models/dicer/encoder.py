@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class Edges:
     similar_users: Tensor
     similar_items: Tensor
     interactions: Tensor  # [2, pairs] of (user, item)
+    # of the first three, [nodes, 1]: scales the sum over a drawn sample up to the whole list
+    shares: tuple[Tensor, ...] = field(default=(), kw_only=True)
 
 
 def edges_of(graphs: Graphs, *, device: str = "cpu") -> Edges:
@@ -49,12 +51,12 @@ class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is 
     def __init__(self) -> None:
         super().__init__(aggr="sum")
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """Sum over `edges`, plus the self-loop of each node."""
+    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+        """Sum over `edges`, times `share` [nodes, 1] where they are a sample, plus the self-loop of each node."""
         heard: Tensor = self.propagate(
             edges, x=x, size=None if isinstance(edges, EdgeIndex) else (x.shape[0], x.shape[0])
         )
-        return x + heard
+        return x + (heard if share is None else heard * share)
 
     def message(self, x_j: Tensor) -> Tensor:
         """What a neighbour says: its own vector."""
@@ -75,9 +77,9 @@ class RelationLayer(nn.Module):
         self.of_sum = nn.Linear(dimension, dimension)
         self.of_product = nn.Linear(dimension, dimension)
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """[nodes, d] to [nodes, d]."""
-        total = self.sum(x, edges)
+    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+        """[nodes, d] to [nodes, d]; `share` as in `NeighbourSum`."""
+        total = self.sum(x, edges, share)
         return functional.leaky_relu(self.of_sum(total)) + functional.leaky_relu(self.of_product(x * total))
 
 
@@ -88,8 +90,8 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.attend = GATConv(dimension, dimension)  # it adds the self-loops
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """[nodes, d] to [nodes, d]."""
+    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+        """[nodes, d] to [nodes, d]; attention over a sample needs no `share`."""
         plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
         heard: Tensor = functional.leaky_relu(self.attend(x, plain))
         return heard
@@ -104,11 +106,11 @@ class Relation(nn.Module):
         self.layers = nn.ModuleList(layer(config.dimension) for _ in range(config.layers))
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, D]: the base embedding and each layer's output at unit length."""
         outputs = [x]
         for layer in self.layers:
-            x = self.drop(layer(x, edges))
+            x = self.drop(layer(x, edges, share))
             outputs.append(functional.normalize(x, dim=-1))
         return torch.cat(outputs, dim=-1)
 
@@ -128,13 +130,13 @@ class Encoder(nn.Module):
 
     def forward(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """h* [users, D] and z* [items, D] from base embeddings [users, d] and [items, d]."""
-        config, heard = self.config, []
+        config, heard, shares = self.config, [], edges.shares or (None, None, None)
         if self.social is not None:
-            heard.append(self.social(user_base, edges.friends if config.social else _none(edges.friends)))
+            heard.append(self.social(user_base, edges.friends if config.social else _none(edges.friends), shares[0]))
         if self.similar_users is not None:
-            heard.append(self.similar_users(user_base, edges.similar_users))
+            heard.append(self.similar_users(user_base, edges.similar_users, shares[1]))
         items = edges.similar_items if config.item_similarity else _none(edges.similar_items)
-        return sum(heard) / len(heard), self.similar_items(item_base, items)
+        return sum(heard) / len(heard), self.similar_items(item_base, items, shares[2])
 
 
 def _none(edges: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class ByExtremes:
 
 
 class ByAttention:
-    """The ablation `attention_instead_of_modulation`: lists of at most `listened` entries, gathered for every pair."""
+    """The ablation `attention_instead_of_modulation`: lists of at most `fanout` entries, gathered for every pair."""
 
     def __init__(self, network: Dicer, h: Tensor, z: Tensor, batch: Batch, heard: Heard, voices: Voices) -> None:
         self.sliced: Sequence[Tensor] = (h.index_select(0, batch.users),)
@@ -121,7 +121,7 @@ class ByAttention:
 
 
 def modulated(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, generator: torch.Generator) -> Modulated:
-    """The batch's modulations under the network's configuration; encodes the graphs now."""
+    """The batch's modulations under the network's configuration; encodes the whole graphs now."""
     h, z = network.encode(network.user_base, network.item_base, edges)
     heard = voices.heard(batch.users, generator=generator)
     if network.config.modulation == "attention":

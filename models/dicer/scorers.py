@@ -23,8 +23,8 @@ _ATTENDED = 256  # items of a block that gathers its lists
 def scorers_of(network: Dicer, bases: tuple[Tensor, Tensor], edges: Edges, graphs: Graphs) -> Scorers:
     """Scores on `graphs` with base embeddings `bases` of its users and items; encodes once, now."""
     config = network.config
-    cut = config.listened if config.modulation == "attention" else None  # extremes hear everyone at no cost
-    voices = Voices(graphs, social=config.social, listened=cut)
+    cut = config.fanout if config.modulation == "attention" else None  # extremes hear everyone at no cost
+    voices = Voices(graphs, social=config.social, fanout=cut)
     if config.modulation == "attention":
         return _by_attention(network, network.encode(*bases, edges), voices, graphs.items)
     user_rows, item_rows = tables(network, *bases, edges)

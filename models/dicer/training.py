@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,9 @@ from models.dicer.encoder import edges_of
 from models.dicer.evaluation import HeldOut, Scorers, evaluate, held_out, popularity_scorer
 from models.dicer.graphs import Graphs, Indices, graphs_of, rows_of
 from models.dicer.histories import unseen_of
+from models.dicer.neighbourhoods import Neighbourhoods
 from models.dicer.network import Dicer
-from models.dicer.pairs import Batch, loss_of, modulated
+from models.dicer.pairs import Batch, ByExtremes, loss_of, modulated
 from models.dicer.scorers import scorers_of
 from models.dicer.voices import Voices
 from models.training import Fit, LoopConfig, fit
@@ -88,19 +90,26 @@ def train_split(
         torch.manual_seed(seed)
         network = Dicer(config, graphs.users, graphs.items).to(config.device)
         edges, sampler = edges_of(graphs, device=config.device), Sampler(graphs)
-        voices = Voices(graphs, social=config.social, listened=config.listened, device=config.device)
-        # rows with equally many friends stand together, so that a block is padded to its own longest list
-        order = voices.friends.lengths
+        on_cpu = edges if config.device == "cpu" else edges_of(graphs)
+        voices = Voices(graphs, social=config.social, fanout=config.fanout, device=config.device)
+        around = Neighbourhoods(graphs, config) if config.fanout and config.modulation == "extremes" else None
 
         def objective(step: int, generator: torch.Generator) -> Tensor:
-            batch = sampler.draw(config, generator, order=order)
-            return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)
+            # rows with equally many friends stand together, so that a block is padded to its own longest list
+            batch = sampler.draw(config, generator, order=voices.friends.lengths)
+            if around is None:
+                return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)
+            near = around.around(batch, generator=generator)
+            bases = network.user_base.index_select(0, near.users), network.item_base.index_select(0, near.items)
+            encoded = network.encode(*bases, near.edges)
+            return loss_of(network, ByExtremes(network, *encoded, near.edges, near.batch, near.heard), near.batch)
 
         def judge() -> float:
-            return validate(scorers_of(network, (network.user_base, network.item_base), edges, graphs))
+            twin = network if config.device == "cpu" else copy.deepcopy(network).cpu()
+            return validate(scorers_of(twin, (twin.user_base, twin.item_base), on_cpu, graphs))
 
         ran = fit(network, objective, judge, config=_loop(config), seed=seed, checkpoint=checkpoint, label=label)
-    return network.eval(), ran
+    return network.cpu().eval(), ran
 
 
 def train_dicer(
@@ -127,7 +136,9 @@ def train_dicer(
         "validation": validation[0],
         "test": test[0],
         "labels": {"validation": validation[1], "test": test[1]},
-        "social_alignment": asdict(social_alignment(graphs.friends, graphs.interactions, seed=seed)),
+        "social_alignment": asdict(
+            social_alignment(graphs.friends, graphs.interactions, seed=seed, users=graphs.users)
+        ),
         "steps": ran.steps,
         "best_step": ran.best_step,
     }

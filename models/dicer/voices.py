@@ -25,28 +25,26 @@ class Heard:
 
 
 class Voices:
-    """The lists that a batch draws on. With `listened` at most so many friends of a user are heard in a step."""
+    """The lists that a batch draws on. With `fanout` at most so many friends of a user are heard in a step."""
 
-    def __init__(
-        self, graphs: Graphs, *, social: bool = True, listened: int | None = None, device: str = "cpu"
-    ) -> None:
+    def __init__(self, graphs: Graphs, *, social: bool = True, fanout: int | None = None, device: str = "cpu") -> None:
         friends = graphs.heard_friends()
         self.friends = friends if social else Lists(np.zeros_like(friends.offsets), friends.values[:0])
-        self.listened, self.device = listened, device
+        self.fanout, self.device = fanout, device
         self._cut: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._lists = graphs.histories(), graphs.audiences()
 
     def heard(self, users: Tensor, *, generator: torch.Generator) -> Heard:
         """Friends of `users` [n], in the order of `users`."""
-        return Heard(_drawn(self.friends, users.cpu().numpy(), self.listened, generator), self.device)
+        return Heard(drawn(self.friends, users.cpu().numpy(), self.fanout, generator), self.device)
 
     def histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """At most `listened` items of each user [...]: [..., longest], and which are real."""
+        """At most `fanout` items of each user [...]: [..., longest], and which are real."""
         index, real = self._drawn_once()[0]
         return index[users], real[users]
 
     def audiences(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """At most `listened` users of each item [...]: [..., longest], and which are real."""
+        """At most `fanout` users of each item [...]: [..., longest], and which are real."""
         index, real = self._drawn_once()[1]
         return index[items], real[items]
 
@@ -59,11 +57,11 @@ class Voices:
 
     def _padded(self, lists: Lists, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         nodes = np.arange(len(lists.lengths))
-        index, real = _drawn(lists, nodes, self.listened, generator).padded(nodes)
+        index, real = drawn(lists, nodes, self.fanout, generator).padded(nodes)
         return torch.from_numpy(index).to(self.device), torch.from_numpy(real).to(self.device)
 
 
-def _drawn(lists: Lists, nodes: Indices, count: int | None, generator: torch.Generator) -> Lists:
+def drawn(lists: Lists, nodes: Indices, count: int | None, generator: torch.Generator) -> Lists:
     """The lists of `nodes`, each cut to `count` entries drawn without replacement, in their order."""
     lengths = lists.lengths[nodes]
     starts = np.concatenate([[0], lengths.cumsum()])

@@ -215,7 +215,7 @@ def test_every_named_configuration_trains_and_scores(name: str) -> None:
     config, graphs = dataclasses.replace(NAMED[name](), **sizes), world.graphs()
     torch.manual_seed(0)
     network, edges, batch = Dicer(config, graphs.users, graphs.items), edges_of(graphs), whole_batch(graphs, 2)
-    voices = Voices(graphs, social=config.social, listened=config.listened)
+    voices = Voices(graphs, social=config.social, fanout=config.fanout)
     ready = modulated(network, edges, batch, voices, generator=torch.Generator().manual_seed(0))
     loss = loss_of(network, ready, batch)
     loss.backward()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from export.cli import cli
@@ -22,6 +23,15 @@ from models.dicer.results_page import page_text, write_page
 from tests.split_worlds import toy_protocol
 
 TINY = FactorConfig(dimension=4, learning_rate=0.05, pairs_per_step=64, epochs=6, validate_every=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads of tiny products only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny_arms() -> dict[str, Arm]:

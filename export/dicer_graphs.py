@@ -34,9 +34,11 @@ from export.dicer_scoring import (
 )
 from export.parity import Arrays, Case, Parity, measure
 from features.files import write_json
-from models.dicer.graphs import Graphs, graphs_of
-from models.dicer.network import Dicer, Edges, Friends
-from models.dicer.scoring import Rows, score, tables
+from models.dicer.encoder import Edges
+from models.dicer.graphs import Graphs, Lists, graphs_of
+from models.dicer.modulation import Friends
+from models.dicer.network import Dicer
+from models.dicer.scoring import Rows, listens, score, tables
 from models.dicer.training import TrainedDicer
 
 if TYPE_CHECKING:
@@ -125,12 +127,12 @@ def export_graphs(network: Dicer, directory: Path) -> None:
     free = {name: torch.export.Dim(name, min=0) for name in ("users", "items", *ENCODER_INPUTS[2:])}
     shapes = ({0: free["users"]}, {0: free["items"]}, *({1: free[name]} for name in ENCODER_INPUTS[2:]))
     with torch.no_grad():
-        user_rows, item_rows = tables(network, base[0], base[1], Edges(*edges))
+        user_rows, item_rows = tables(network, base[0], base[1], Edges(edges[0], edges[1], edges[2], edges[3]))
     made = {**user_rows.parts, **item_rows.parts}
     _export(NightEncoder(network), (*base, *edges), shapes, ENCODER_INPUTS, tuple(made), directory / ENCODER)
     users, items, longest = (torch.export.Dim(name, min=1) for name in ("block_users", "block_items", "longest"))
     axes: dict[str, Mapping[int, Any]] = {name: {0: users if name in user_rows.parts else items} for name in made}
-    if "user_ends" in made:
+    if listens(network):
         made |= {"friend_ends": torch.rand(3, 5, 2 * network.config.width), "friend_real": torch.ones(3, 5) > 0}
         axes |= {name: {0: users, 1: longest} for name in ("friend_ends", "friend_real")}
     scorer = NightScorer(network, tuple(made))
@@ -214,25 +216,26 @@ def _scorer_cases(name: str, world: Arrays, network: Dicer) -> list[Case]:
     )
     with torch.no_grad():
         user_base, item_base, *edges = (torch.from_numpy(array) for array in world.values())
-        rows = tables(network, user_base, item_base, Edges(*edges))
+        rows = tables(network, user_base, item_base, Edges(edges[0], edges[1], edges[2], edges[3]))
     known = {name: part.numpy() for of in rows for name, part in of.parts.items()}
+    friends = graphs.heard_friends() if listens(network) else None
     cases = []
     for size in sorted({1, min(7, graphs.users), min(64, graphs.users)}):
         for count in sorted({min(size, graphs.items), min(700, graphs.items)}):
-            inputs = scorer_inputs(known, graphs.heard_friends(), np.arange(size), slice(count))
+            inputs = scorer_inputs(known, friends, np.arange(size), slice(count))
             cases.append(Case(f"{name}: {size} users x {count} items", inputs))
-    return cases + _lonely_cases(name, graphs, known)
+    return cases + _lonely_cases(name, graphs, known, friends)
 
 
 def _numbered(count: int) -> pa.StringArray:
     return pa.array([str(n) for n in range(count)], pa.string())
 
 
-def _lonely_cases(name: str, graphs: Graphs, known: Tables) -> list[Case]:
-    friends = graphs.heard_friends()
+def _lonely_cases(name: str, graphs: Graphs, known: Tables, friends: Lists | None) -> list[Case]:
+    heard = graphs.heard_friends().lengths
     kinds = {
-        "user without friends": friends.lengths == 0,
-        "user with friends": friends.lengths > 0,
+        "user without friends": heard == 0,
+        "user with friends": heard > 0,
         "user without history": graphs.histories().lengths == 0,
     }
     silent = np.flatnonzero(graphs.audiences().lengths == 0)[:50]

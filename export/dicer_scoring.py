@@ -105,14 +105,16 @@ def encode(encoder: Path, graphs: Graphs, user_base: Floats, item_base: Floats) 
     return dict(zip(names, session.run(names, encoder_inputs(graphs, user_base, item_base)), strict=True))
 
 
-def scorer_inputs(tables: Tables, friends: Lists, users: Indices, items: slice | Indices) -> dict[str, NDArray[Any]]:
-    """The scorer graph's inputs for a block of `users` and of `items`."""
+def scorer_inputs(
+    tables: Tables, friends: Lists | None, users: Indices, items: slice | Indices
+) -> dict[str, NDArray[Any]]:
+    """The scorer graph's inputs for a block of `users` and of `items`; without friends where it listens to none."""
     return _user_inputs(tables, friends, users) | _item_inputs(tables, items)
 
 
-def _user_inputs(tables: Tables, friends: Lists, users: Indices) -> dict[str, NDArray[Any]]:
+def _user_inputs(tables: Tables, friends: Lists | None, users: Indices) -> dict[str, NDArray[Any]]:
     inputs: dict[str, NDArray[Any]] = {n: table[users] for n, table in tables.items() if n.startswith(OF_USERS)}
-    if "user_ends" in tables:
+    if friends is not None:
         index, real = friends.padded(users)
         ends = tables["user_ends"][index]
         ends[~real] = 0
@@ -130,7 +132,7 @@ class BlockScorer:
 
     session: Any
     tables: Tables
-    friends: Lists
+    friends: Lists | None  # with a history, of all users; None where the graph listens to none
     items: int
     block: tuple[int, int]  # users and items of one run
 
@@ -149,14 +151,11 @@ class BlockScorer:
 
 def open_scorer(scorer: Path, graphs: Graphs, tables: Tables, *, block: tuple[int, int] | None = None) -> BlockScorer:
     """The scorer graph over a night's tables; `block` is chosen for the cache unless it is given."""
-    width = tables["item_own"].shape[1]
-    return BlockScorer(
-        open_session(scorer, threads=1),
-        tables,
-        graphs.heard_friends(),
-        graphs.items,
-        block or (1, max(_LEAST_ITEMS, _NUMBERS_PER_BLOCK // width)),
-    )
+    session = open_session(scorer, threads=1)
+    listens = any(one.name == "friend_ends" for one in session.get_inputs())
+    friends = graphs.heard_friends() if listens else None
+    of_cache = (1, max(_LEAST_ITEMS, _NUMBERS_PER_BLOCK // tables["item_own"].shape[1]))
+    return BlockScorer(session, tables, friends, graphs.items, block or of_cache)
 
 
 def ranked_lists(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from models.dicer.config import FriendFusion
 from models.dicer.graphs import Indices, Lists
 from models.dicer.network import Dicer, Head
 
@@ -34,7 +35,7 @@ def user_interest(
     friends: list[set[int]],
     *,
     leave_out: bool,
-    fusion: str = "sum",
+    fusion: FriendFusion = "sum",
 ) -> Tensor:
     """Eqs. 6-10: x_ui [D], the user's own and the friends' interest, or with the fusion `mean` half of that.
 
@@ -117,9 +118,10 @@ def pair_logits(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tenso
     if network.interest_head is not None:
         own = largest_products(z, item, lists.histories)
         theirs = largest_products(z, item[:, None], lists.heard)
-        fusion = getattr(network.config, "friend_fusion", "sum")
-        interest = _fused(own, theirs, (lists.heard >= 0).any(dim=-1), fusion)
-        logits.append(head_logits(network.interest_head, interest, item))
+        speaks = (lists.heard >= 0).any(dim=-1) & network.config.social
+        logits.append(
+            head_logits(network.interest_head, _fused(own, theirs, speaks, network.config.friend_fusion), item)
+        )
     if network.attraction_head is not None:
         logits.append(head_logits(network.attraction_head, user, largest_products(h, user, lists.audiences)))
     return torch.stack(logits)
@@ -127,9 +129,7 @@ def pair_logits(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tenso
 
 def pair_scores(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tensor:
     """Eq. 16 for a batch of pairs, [pairs]: the heads' weighted probabilities."""
-    heads = [True, network.interest_head is not None, network.attraction_head is not None]
-    weights = network.head_weights[torch.tensor(heads)]
-    return weights @ torch.sigmoid(pair_logits(network, h, z, lists))
+    return network.head_weights @ torch.sigmoid(pair_logits(network, h, z, lists))
 
 
 def largest_products(x: Tensor, target: Tensor, members: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def head_logits(head: Head, left: Tensor, right: Tensor) -> Tensor:
     return logits.squeeze(-1)
 
 
-def _fused(own: Tensor, theirs: Tensor, speaks: Tensor, fusion: str) -> Tensor:
+def _fused(own: Tensor, theirs: Tensor, speaks: Tensor, fusion: FriendFusion) -> Tensor:
     """Eqs. 8-10 for m_ui [pairs, D] and m_fi [pairs, F, D], of friends who speak or do not."""
     logits = torch.einsum("pd,pfd->pf", own, theirs).masked_fill(~speaks, -torch.inf)
     silent = ~speaks.any(dim=1, keepdim=True)

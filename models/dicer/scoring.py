@@ -1,6 +1,6 @@
 """DICER at night: what is known of each node as tables, and scores of blocks of users x items from them.
 
-D is the width of an encoded node. A pair meets no history: the ends of models/dicer/network.py stand for them, and
+D is the width of an encoded node. A pair meets no history: the ends of models/dicer/modulation.py stand for them, and
 whatever of a head belongs to one node alone is in that node's row. The two halves of ends stay apart where a block of
 pairs needs them, because taking them apart there would copy them for every block.
 """
@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from features.errors import ConfigurationError
-from models.dicer.network import Dicer, Edges, Friends, Head, ends_of
+from models.dicer.encoder import Edges
+from models.dicer.modulation import Friends, ends_of
+from models.dicer.network import Dicer, Head
 
+_COLUMNS = 32
 _NEVER = -1e30  # as a logit: no attention, and no infinity whose difference from itself would be NaN
 
 
@@ -44,33 +47,37 @@ def tables(network: Dicer, user_base: Tensor, item_base: Tensor, edges: Edges) -
 
     Raises ConfigurationError for a network whose modulation depends on whole histories, not on their ends.
     """
-    modulation = getattr(network.config, "modulation", "extremes")
-    if modulation != "extremes":
+    if network.config.modulation != "extremes":
         raise ConfigurationError(
-            f"a night scores from tables, which exist for the modulation 'extremes' only, got {modulation!r}: "
-            "such a network can be evaluated, not exported"
+            "a night scores from tables, which exist for dicer's modulation 'extremes' only, got "
+            f"{network.config.modulation!r}: such a network can be trained and evaluated, not exported"
         )
     h, z = network.encode(user_base, item_base, edges)
     users, items = edges.interactions
     user_parts, item_parts = {"user_own": network.own_head.left(h)}, {"item_own": network.own_head.right(z)}
     if network.interest_head is not None:
-        user_parts |= {"user_ends": ends_of(z, users, items, h.shape[0])}
+        user_parts |= {"user_ends": torch.cat(_ends(z, users, items, h.shape[0]), dim=1)}
         item_parts |= {
             "item_interest": network.interest_head.right(z),
             "item_above": functional.relu(z),
             "item_below": functional.relu(-z),
         }
     if network.attraction_head is not None:
-        above, below = ends_of(h, items, users, z.shape[0]).chunk(2, dim=1)
+        above, below = _ends(h, items, users, z.shape[0])
         user_parts |= {"user_attraction": network.attraction_head.left(h), "user_vector": h}
-        item_parts |= {"item_audience_above": above.contiguous(), "item_audience_below": below.contiguous()}
+        item_parts |= {"item_audience_above": above, "item_audience_below": below}
     return Rows(user_parts), Rows(item_parts)
+
+
+def listens(network: Dicer) -> bool:
+    """Whether friends take part in the network's scores."""
+    return network.interest_head is not None and network.config.social
 
 
 def friend_ends(user_rows: Rows, index: Tensor, real: Tensor) -> Friends | None:
     """The block of friends `index` [users, longest], padded where not `real`, taken from the rows of all users.
 
-    None where the network has no head for the user's interest and so listens to nobody.
+    None where the network has no head for the user's interest.
     """
     if "user_ends" not in user_rows.parts:
         return None
@@ -80,39 +87,51 @@ def friend_ends(user_rows: Rows, index: Tensor, real: Tensor) -> Friends | None:
 def score(network: Dicer, user_rows: Rows, item_rows: Rows, friends: Friends | None) -> Tensor:
     """Eq. 16 for every user of a block and every item of a block, from their rows: [users, items], in (0, 1).
 
-    One user beside as many items as the cache holds (65,536 / D) is the fastest block.
+    One user beside as many items as the cache holds (65,536 / D) is the fastest block. A network that does not listen
+    needs no friends.
     """
     users, items = user_rows.parts, item_rows.parts
-    weights, own = network.head_weights, network.own_head
-    total = weights[0] * _probability(own, users["user_own"][:, None] + items["item_own"])
+    found = [_probability(network.own_head, users["user_own"][:, None] + items["item_own"])]
     if (head := network.interest_head) is not None:
-        assert friends is not None, "a network that models the user's interest listens to friends"
-        mean = getattr(network.config, "friend_fusion", "sum") == "mean"
-        left = _by_pair(head.left, _interest(users["user_ends"], friends, item_rows, mean=mean))
-        total = total + weights[1] * _probability(head, left + items["item_interest"])
+        assert friends is not None or not listens(network), "a network that listens needs the friends of the block"
+        interest = _interest(network, users["user_ends"], friends, item_rows)
+        found.append(_probability(head, _by_pair(head.left, interest) + items["item_interest"]))
     if (head := network.attraction_head) is not None:
         right = _by_pair(head.right, _attraction(users["user_vector"], item_rows))
-        total = total + weights[2] * _probability(head, users["user_attraction"][:, None] + right)
+        found.append(_probability(head, users["user_attraction"][:, None] + right))
+    total = network.head_weights[0] * found[0]
+    for weight, probability in zip(network.head_weights[1:], found[1:], strict=True):
+        total = total + weight * probability
     return total
 
 
-def _interest(own_ends: Tensor, friends: Friends, item_rows: Rows, *, mean: bool) -> Tensor:
+def _interest(network: Dicer, own_ends: Tensor, friends: Friends | None, item_rows: Rows) -> Tensor:
     """Eqs. 6-10: x_ui of each pair [users, items, D].
 
     The logits `m_ui · m_fi` are products of squared halves of z with ends, because the two halves never meet. The
     user's own ends are one more voice, of weight 1, so that all voices make one product.
     """
     above, below = item_rows.parts["item_above"], item_rows.parts["item_below"]
-    voices = torch.cat([friends.ends, own_ends[:, None]], dim=1)
+    if friends is None or not listens(network):
+        own_above, own_below = own_ends[:, None].chunk(2, dim=-1)
+        return own_above * above + own_below * below
     heard_above, heard_below = (friends.ends * own_ends[:, None]).chunk(2, dim=-1)
     logits = (above * above) @ heard_above.mT + (below * below) @ heard_below.mT
     # a user without friends has only equal logits here, whose voices are zeros
     silence = torch.where(friends.real, 0.0, _NEVER)[:, None]
     weights = functional.pad((logits + silence).softmax(dim=-1), (0, 1), value=1.0)
-    if mean:
+    voices = torch.cat([friends.ends, own_ends[:, None]], dim=1)
+    if network.config.friend_fusion == "mean":
         voices = voices * torch.where(friends.real.any(dim=1), 0.5, 1.0)[:, None, None]
     voices_above, voices_below = voices.chunk(2, dim=-1)
     return (weights @ voices_above) * above + (weights @ voices_below) * below
+
+
+def _ends(x: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Both halves of `ends_of`, a few columns at a time: what is gathered for every pair grows with the columns."""
+    pieces = [ends_of(piece, nodes, neighbours, count).chunk(2, dim=1) for piece in torch.split(x, _COLUMNS, dim=1)]
+    above, below = (torch.cat(halves, dim=1) for halves in zip(*pieces, strict=True))
+    return above, below
 
 
 def _attraction(h: Tensor, item_rows: Rows) -> Tensor:

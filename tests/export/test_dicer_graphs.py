@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pyarrow.parquet as pq
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from export.dicer_graphs import adversarial_worlds, measure_parity
-from export.dicer_scoring import ENCODER, ITEM_BASES, SCORER
+from export.dicer_graphs import adversarial_worlds, export_graphs, measure_parity
+from export.dicer_scoring import ENCODER, ITEM_BASES, SCORER, encode, open_scorer
+from features.errors import ConfigurationError
 from features.files import read_json
+from models.dicer.config import dicer_tiny
+from models.dicer.definition import pair_lists, pair_scores
+from models.dicer.encoder import edges_of
 from models.dicer.network import Dicer
-from tests.dicer_worlds import ExportedDicer
+from tests.dicer_examples import VARIANTS, WORLDS, network_of
+from tests.dicer_worlds import ExportedDicer, World, night_world
 
 
 def test_both_graphs_hold_and_the_awkward_cases_are_among_them(dicer: ExportedDicer) -> None:
@@ -69,3 +79,41 @@ def test_the_artifact_holds_graphs_bases_weights_parity_and_metrics(dicer: Expor
     np.testing.assert_array_equal(np.array(bases["base"].to_pylist()), trained.network.item_base.detach().numpy())
     weights = load_file(artifact.path("weights.safetensors"))
     assert all(torch.equal(weights[name], value) for name, value in trained.network.state_dict().items())
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dicer, Path]:
+    """A network with some of its parts, and the folder with its graphs; they fit any world."""
+    network = network_of(night_world(), VARIANTS[request.param], 5)
+    folder = tmp_path_factory.mktemp("graphs")
+    export_graphs(network, folder)
+    return network, folder
+
+
+@settings(max_examples=20, deadline=None)
+@given(world=WORLDS, seed=st.integers(0, 1000))
+def test_exported_graphs_score_as_defined_in_any_world(variant: tuple[Dicer, Path], world: World, seed: int) -> None:
+    (network, folder), graphs, generator = variant, world.graphs(), np.random.default_rng(seed)
+    bases = [generator.normal(0, 0.5, (count, 4)).astype(np.float32) for count in (graphs.users, graphs.items)]
+    scorer = open_scorer(folder / SCORER, graphs, encode(folder / ENCODER, graphs, *bases), block=(3, 4))
+    users, items = np.divmod(np.arange(graphs.users * graphs.items), graphs.items)
+    lists = pair_lists(graphs.histories(), graphs.heard_friends(), graphs.audiences(), users, items)
+    with torch.no_grad():
+        h, z = network.encode(*(torch.from_numpy(base) for base in bases), edges_of(graphs))
+        expected = pair_scores(network, h, z, lists).view(graphs.users, graphs.items)
+    np.testing.assert_allclose(scorer.scores(np.arange(graphs.users)), expected, atol=1e-5, rtol=0)
+
+
+def test_parity_holds_for_a_network_without_heads_for_modulations(tmp_path: Path) -> None:
+    config = dataclasses.replace(dicer_tiny(), user_interest=False, item_attraction=False)
+    network = network_of(night_world(), config, 0)
+    export_graphs(network, tmp_path)
+    measured = measure_parity(network, tmp_path, night_world().graphs())
+    assert all(parity.holds for parity in measured.values())
+
+
+def test_a_network_without_tables_is_refused(tmp_path: Path) -> None:
+    network = network_of(night_world(), dataclasses.replace(dicer_tiny(), modulation="attention"), 0)
+    with pytest.raises(ConfigurationError, match="'extremes' only, got 'attention'"):
+        export_graphs(network, tmp_path)
+    assert not list(tmp_path.iterdir())

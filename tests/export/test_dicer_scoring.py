@@ -32,8 +32,8 @@ from features.contracts import DICER_USER_ATTRACTION, FEATURES, TIMESTAMP
 from features.errors import MissingInput
 from features.partitions import partition_path, write_rows
 from models.dicer import definition
+from models.dicer.encoder import edges_of
 from models.dicer.graphs import Graphs
-from models.dicer.network import edges_of
 from models.dicer.training import cold_rows
 from tests.dicer_worlds import ExportedDicer, World, item_ids, user_ids
 

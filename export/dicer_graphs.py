@@ -34,12 +34,14 @@ from export.dicer_scoring import (
 )
 from export.parity import Arrays, Case, Parity, measure
 from features.files import write_json
+from models.dicer.config import DicerConfig
 from models.dicer.encoder import Edges
-from models.dicer.graphs import Graphs, Lists, graphs_of
+from models.dicer.figures import write_modulation_figure
+from models.dicer.graphs import Graphs, Lists, graphs_of, rows_of
 from models.dicer.modulation import Friends
 from models.dicer.network import Dicer
 from models.dicer.scoring import Rows, listens, score, tables
-from models.dicer.training import TrainedDicer
+from models.dicer.training import TrainedDicer, cold_rows
 
 if TYPE_CHECKING:
     from features.training_sets import TrainingSet
@@ -100,6 +102,11 @@ def export_dicer(trained: TrainedDicer, training_set: TrainingSet, directory: Pa
         {name: weight.contiguous() for name, weight in network.state_dict().items()}, directory / "weights.safetensors"
     )
     parity = measure_parity(network, directory, recent)
+    bases = (
+        cold_rows(network.user_base, rows_of(recent.user_ids, trained.user_ids)),
+        cold_rows(network.item_base, rows_of(recent.item_ids, trained.item_ids)),
+    )
+    write_modulation_figure(network, recent, directory / "modulation.svg", bases=bases, seed=0)
     about: dict[str, Any] = {
         "metrics": dict(trained.metrics),
         "parity": {name: measured.record() for name, measured in parity.items()},
@@ -122,7 +129,7 @@ def export_graphs(network: Dicer, directory: Path) -> None:
 
     Raises ConfigurationError for a network whose modulation has no tables.
     """
-    base = [torch.rand(count, network.config.dimension) for count in (3, 4)]
+    base = [torch.rand(3, network.config.dimension), torch.rand(4, network.config.item_width)]
     edges = [torch.zeros(2, count, dtype=torch.long) for count in (5, 6, 7, 8)]
     free = {name: torch.export.Dim(name, min=0) for name in ("users", "items", *ENCODER_INPUTS[2:])}
     shapes = ({0: free["users"]}, {0: free["items"]}, *({1: free[name]} for name in ENCODER_INPUTS[2:]))
@@ -153,7 +160,7 @@ def write_bases(trained: TrainedDicer, directory: Path) -> None:
 
 def measure_parity(network: Dicer, directory: Path, graphs: Graphs) -> dict[str, Parity]:
     """Both graphs against torch: on the real graphs, and on every shape a night could meet."""
-    worlds = {"the night's graph": _real(network, graphs), **adversarial_worlds(network.config.dimension)}
+    worlds = {"the night's graph": _real(network, graphs), **adversarial_worlds(network.config)}
     encoder_cases = [Case(name, world) for name, world in worlds.items()]
     scorer_cases = [case for name, world in worlds.items() for case in _scorer_cases(name, world, network)]
     encoder, scorer = NightEncoder(network), NightScorer(network, tuple(scorer_cases[0].inputs))
@@ -163,18 +170,18 @@ def measure_parity(network: Dicer, directory: Path, graphs: Graphs) -> dict[str,
     }
 
 
-def adversarial_worlds(dimension: int, *, seed: int = 0) -> dict[str, dict[str, NDArray[Any]]]:
+def adversarial_worlds(config: DicerConfig, *, seed: int = 0) -> dict[str, dict[str, NDArray[Any]]]:
     """Encoder inputs by name: no edges, one node of each kind, sparse and dense graphs larger than the traced."""
     return {
-        "no edges": _world(dimension, users=6, items=5, edges=0, seed=seed),
-        "one user, one item": _world(dimension, users=1, items=1, edges=0, seed=seed),
-        "one user who had the one item": _world(dimension, users=1, items=1, edges=1, seed=seed),
-        "most nodes without an edge": _world(dimension, users=40, items=30, edges=8, seed=seed),
-        "dense and large": _world(dimension, users=300, items=500, edges=6000, seed=seed),
+        "no edges": _world(config, users=6, items=5, edges=0, seed=seed),
+        "one user, one item": _world(config, users=1, items=1, edges=0, seed=seed),
+        "one user who had the one item": _world(config, users=1, items=1, edges=1, seed=seed),
+        "most nodes without an edge": _world(config, users=40, items=30, edges=8, seed=seed),
+        "dense and large": _world(config, users=300, items=500, edges=6000, seed=seed),
     }
 
 
-def _world(dimension: int, *, users: int, items: int, edges: int, seed: int) -> dict[str, NDArray[Any]]:
+def _world(config: DicerConfig, *, users: int, items: int, edges: int, seed: int) -> dict[str, NDArray[Any]]:
     generator = np.random.default_rng(seed)
 
     def pairs(first: int, second: int) -> NDArray[np.int64]:
@@ -182,7 +189,8 @@ def _world(dimension: int, *, users: int, items: int, edges: int, seed: int) -> 
         return np.unique(drawn[:, (drawn[0] != drawn[1]) | (first != second)], axis=1)
 
     interactions = np.unique(generator.integers(0, [[users], [items]], (2, edges)), axis=1)
-    bases = [generator.uniform(-0.5, 0.5, (count, dimension)).astype(np.float32) for count in (users, items)]
+    shapes = ((users, config.dimension), (items, config.item_width))
+    bases = [generator.uniform(-0.5, 0.5, shape).astype(np.float32) for shape in shapes]
     return {
         "user_base": bases[0],
         "item_base": bases[1],

@@ -93,8 +93,13 @@ def explain_score(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse ")  # torch, once a process: CSC tensors are in beta
         bases = cold_rows(network.user_base, users), cold_rows(network.item_base, items)
-        h, z = network.encode(*bases, edges_of(graphs))
-    explanation = explain(network, h, z, graphs, user=user, item=item)
+        edges = edges_of(graphs)
+        h, z = network.encode(*bases, edges)
+        likeness = None
+        if network.collaboration is not None:
+            of_users, of_items = network.collaboration(*bases, edges.interactions)
+            likeness = float(of_users[user] @ of_items[item])
+    explanation = explain(network, h, z, graphs, user=user, item=item, likeness=likeness)
     return ExplainedScore(
         date.isoformat(),
         artifact.version,

@@ -33,9 +33,13 @@ def remarks(explained: ExplainedScore) -> list[str]:
 def _score(explained: ExplainedScore) -> Iterator[str]:
     explanation, published = explained.explanation, explained.published
     yield f"user {explanation.user_id}, item {_named(explanation.item_id, explained.titles)}"
-    sign = f"score {explanation.score:.4f} ="
+    sign, likeness = f"score {explanation.score:.4f} =", explanation.likeness
+    if likeness is not None:
+        yield f"{sign:>14} sigmoid of {likeness:+.4f}  likeness of user and item, with its popularity"
+        sign = "+"
     for head in explanation.heads:
-        yield f"{sign:>14} {_weight(head.weight)} × {head.probability:.4f}  {_HEADS[head.name]}"
+        value = f"{head.probability:.4f}" if likeness is None else f"{head.logit:+.4f}"
+        yield f"{sign:>14} {_weight(head.weight)} × {value}  {_HEADS[head.name]}"
         sign = "+"
     if published is None:
         yield f"by {explained.artifact} on the features of {explained.date}; not a published score"

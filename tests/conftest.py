@@ -6,6 +6,10 @@ import os
 
 from hypothesis import settings
 
+# Tests run in as many processes as there are cores, each on tiny tensors: threads beside them only wait for each other
+# (17 seconds instead of 7 minutes for DICER's on two cores). Set before torch is imported, inherited by every command.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Continuous integration draws the same examples each time: a failure there is the change's, and can be repeated here.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

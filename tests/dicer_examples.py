@@ -6,8 +6,11 @@ import dataclasses
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
+from models.dicer import definition
 from models.dicer.config import DicerConfig, dicer_tiny
+from models.dicer.graphs import Graphs
 from models.dicer.network import Dicer
 from tests.dicer_worlds import World, random_world
 
@@ -32,6 +35,7 @@ VARIANTS = {
     "no user interest": dataclasses.replace(dicer_tiny(), user_interest=False),
     "no item attraction": dataclasses.replace(dicer_tiny(), item_attraction=False),
     "nothing social": dataclasses.replace(dicer_tiny(), social=False),
+    "collaborative": dataclasses.replace(dicer_tiny(), loss="softmax", collaborative_layers=2, shared_negatives=3),
 }
 
 
@@ -44,3 +48,12 @@ def network_of(world: World, config: DicerConfig, seed: int) -> Dicer:
             if name.endswith("bias"):
                 torch.nn.init.normal_(weight, std=0.3)
     return network
+
+
+def likeness_in(network: Dicer, graphs: Graphs, bases: tuple[Tensor, Tensor]) -> Tensor | None:
+    """The literal likeness of every pair, flat, where the network has one."""
+    config, histories = network.config, graphs.histories()
+    if config.collaborative_layers is None:
+        return None
+    taken = [histories.of(user).tolist() for user in range(graphs.users)]
+    return definition.likeness_of(bases, taken, config.collaborative_layers, config.temperature).flatten()

@@ -28,9 +28,12 @@ class DicerConfig:
     user_interest: bool = True  # the head r_U
     item_attraction: bool = True  # the head r_I
     head_weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)  # λ of r_O, r_U, r_I; they sum to 1
-    loss: Literal["cross_entropy", "focal"] = "focal"  # learns faster here: models/LOG.md
+    loss: Literal["cross_entropy", "focal", "softmax"] = "focal"  # learns faster here: models/LOG.md
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
+    collaborative_layers: int | None = None  # K, of `dicer_plus`; None does without, and goes with the other losses
+    temperature: float = 0.15  # of the likeness, and
+    shared_negatives: int = 2048  # items that a step holds against all of its positives at once
     users_per_step: int = 128  # a step draws users by activity,
     positives_per_user: int = 4  # positives of each,
     negatives: int = 4  # and items that the user has not had for each positive
@@ -57,6 +60,11 @@ class DicerConfig:
             raise ValueError(f"dicer dropout must be in [0, 1), got {self.dropout}")
         if min(self.head_weights) < 0 or not math.isclose(sum(self.head_weights), 1, abs_tol=1e-6):
             raise ValueError(f"dicer head_weights must be at least 0 and sum to 1, got {self.head_weights}")
+        if (self.loss == "softmax") != (self.collaborative_layers is not None):
+            layers = self.collaborative_layers
+            raise ValueError(f"dicer loss 'softmax' and collaborative_layers go together, got {self.loss} and {layers}")
+        if self.fanout is not None and self.collaborative_layers is not None:
+            raise ValueError("dicer fanout does not go with collaborative_layers, which hear the whole graph")
         if not any(self.active_weights):
             raise ValueError(f"dicer head_weights {self.head_weights} leave no weight to the heads that are on")
 
@@ -64,6 +72,11 @@ class DicerConfig:
     def width(self) -> int:
         """D, the size of an encoded node."""
         return (self.layers + 1) * self.dimension
+
+    @property
+    def item_width(self) -> int:
+        """Length of an item's base row."""
+        return self.dimension + (self.collaborative_layers is not None)
 
     @property
     def active_weights(self) -> tuple[float, ...]:
@@ -90,6 +103,25 @@ def paper() -> DicerConfig:
     )
 
 
+def dicer_plus() -> DicerConfig:
+    """The better variant: the heads correct a likeness learned from the interaction graph (models/LOG.md)."""
+    return DicerConfig(
+        dimension=64,
+        layers=1,
+        hidden=48,
+        dropout=0.2,
+        loss="softmax",
+        collaborative_layers=2,
+        users_per_step=1024,
+        negatives=4,
+        learning_rate=0.005,
+        weight_decay=0.0,
+        steps=1500,
+        validate_every=60,
+        validation_users=1000,
+    )
+
+
 def dicer_tiny() -> DicerConfig:
     """For tests: learns a toy world in a second."""
     return DicerConfig(
@@ -108,6 +140,7 @@ def dicer_tiny() -> DicerConfig:
 
 NAMED: Mapping[str, Callable[[], DicerConfig]] = {
     "dicer": paper,
+    "dicer_plus": dicer_plus,
     "no_item_similarity": lambda: replace(paper(), item_similarity=False),
     "no_user_similarity": lambda: replace(paper(), user_similarity=False),
     "no_social": lambda: replace(paper(), social=False),

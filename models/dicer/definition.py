@@ -7,7 +7,8 @@ are sets; friends without a history take no part.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,9 +128,39 @@ def pair_logits(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tenso
     return torch.stack(logits)
 
 
-def pair_scores(network: Dicer, h: Tensor, z: Tensor, lists: PairLists) -> Tensor:
-    """Eq. 16 for a batch of pairs, [pairs]: the heads' weighted probabilities."""
-    return network.head_weights @ torch.sigmoid(pair_logits(network, h, z, lists))
+def pair_scores(network: Dicer, h: Tensor, z: Tensor, lists: PairLists, likeness: Tensor | None = None) -> Tensor:
+    """Eq. 16 for a batch of pairs, [pairs]: the heads' weighted probabilities.
+
+    With a `likeness` [pairs] the heads' weighted logits are added to it, and the sum is made a probability.
+    """
+    logits = pair_logits(network, h, z, lists)
+    if likeness is None:
+        return network.head_weights @ torch.sigmoid(logits)
+    return torch.sigmoid(likeness + network.head_weights @ logits)
+
+
+def likeness_of(base: tuple[Tensor, Tensor], histories: Sequence[Collection[int]], layers: int, tau: float) -> Tensor:
+    """What `dicer_plus` starts from, [users, items], node by node: eq. 3 and 4 of LightGCN, cosine, and popularity."""
+    users, items = base[0], base[1][:, :-1]
+    audiences = [[u for u, taken in enumerate(histories) if i in taken] for i in range(len(items))]
+    totals, x = [users, items], (users, items)
+    for _ in range(layers):
+        x = (
+            _averaged(x[1], histories, [len(a) for a in audiences], users),
+            _averaged(x[0], audiences, [len(taken) for taken in histories], items),
+        )
+        totals = [totals[0] + x[0], totals[1] + x[1]]
+    unit = [rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12) for rows in totals]
+    likeness: Tensor = unit[0] @ unit[1].T / tau + base[1][:, -1]
+    return likeness
+
+
+def _averaged(x: Tensor, lists: Sequence[Collection[int]], degrees: Sequence[int], like: Tensor) -> Tensor:
+    rows: list[Tensor] = [
+        sum((x[j] / math.sqrt(len(listed) * degrees[j]) for j in sorted(listed)), torch.zeros_like(like[0]))
+        for listed in lists
+    ]
+    return torch.stack(rows)
 
 
 def largest_products(x: Tensor, target: Tensor, members: Tensor) -> Tensor:

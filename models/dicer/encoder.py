@@ -14,6 +14,8 @@ from torch_geometric.nn import GATConv, MessagePassing
 from models.dicer.config import DicerConfig
 from models.dicer.graphs import Graphs
 
+_COLUMNS = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Edges:
@@ -53,9 +55,10 @@ class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is 
 
     def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
         """Sum over `edges`, times `share` [nodes, 1] where they are a sample, plus the self-loop of each node."""
-        heard: Tensor = self.propagate(
-            edges, x=x, size=None if isinstance(edges, EdgeIndex) else (x.shape[0], x.shape[0])
-        )
+        if isinstance(edges, EdgeIndex):
+            heard: Tensor = self.propagate(edges, x=x, size=None)
+        else:  # what a few columns say over all edges is held, not all of them: a night's memory depends on it
+            heard = torch.cat([_heard(piece, edges) for piece in torch.split(x, _COLUMNS, dim=1)], dim=1)
         return x + (heard if share is None else heard * share)
 
     def message(self, x_j: Tensor) -> Tensor:
@@ -137,6 +140,10 @@ class Encoder(nn.Module):
             heard.append(self.similar_users(user_base, edges.similar_users, shares[1]))
         items = edges.similar_items if config.item_similarity else _none(edges.similar_items)
         return sum(heard) / len(heard), self.similar_items(item_base, items, shares[2])
+
+
+def _heard(x: Tensor, edges: Tensor) -> Tensor:
+    return torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
 
 
 def _none(edges: Tensor) -> Tensor:

@@ -35,7 +35,10 @@ HeadName = Literal["own", "interest", "attraction"]
 
 @dataclass(frozen=True)
 class HeadPart:
-    """A head's term of eq. 16: `contribution = weight · probability`; the terms add up to the score."""
+    """A head's term of eq. 16: `contribution = weight · probability`; the terms add up to the score.
+
+    Beside a likeness `contribution = weight · logit`, and the terms and the likeness add up to the score's logit.
+    """
 
     name: HeadName
     logit: float
@@ -107,6 +110,7 @@ class Explanation:
     interest: Interest | None
     attraction: Attraction | None
     had_item: bool  # the item is in the user's history, hence the user in its audience
+    likeness: float | None = None  # of `dicer_plus`, a logit: what the heads correct
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +162,19 @@ def must_take_maxima(network: Dicer) -> None:
 
 
 @torch.no_grad()
-def explain(network: Dicer, h: Tensor, z: Tensor, graphs: Graphs, *, user: int, item: int) -> Explanation:
+def explain(
+    network: Dicer, h: Tensor, z: Tensor, graphs: Graphs, *, user: int, item: int, likeness: float | None = None
+) -> Explanation:
     """What made the score of a user row and an item row, of encoded nodes `h` [users, D] and `z` [items, D].
 
-    It is the night's score: nothing is left out of the histories, not even a pair that was an interaction.
-    Raises ValueError for a row that `graphs` does not have, or a network that is not in evaluation mode;
-    ConfigurationError for one whose modulation takes no maxima.
+    `likeness` is that of the pair where the network has a collaboration. It is the night's score: nothing is left out
+    of the histories, not even a pair that was an interaction.
+    Raises ValueError for a row that `graphs` does not have, for a likeness that the network lacks or needs, or for one
+    that is not in evaluation mode; ConfigurationError for one whose modulation takes no maxima.
     """
     _check(network, graphs, user, item)
+    if (likeness is None) != (network.collaboration is None):
+        raise ValueError(f"a likeness goes with a network that has a collaboration, got {likeness}")
     h, z = h.detach(), z.detach()
     own = network.own_head
     logits: dict[HeadName, Tensor] = {"own": own.logits(own.left(h[user]), own.right(z[item]))}
@@ -175,15 +184,20 @@ def explain(network: Dicer, h: Tensor, z: Tensor, graphs: Graphs, *, user: int, 
     if network.attraction_head is not None:
         attraction, logits["attraction"] = _attraction(network.attraction_head, h, graphs, user, item)
     weights = network.head_weights.tolist()
-    parts = [_part(name, logit, weight) for (name, logit), weight in zip(logits.items(), weights, strict=True)]
+    parts = [
+        _part(name, logit, weight, corrects=likeness is not None)
+        for (name, logit), weight in zip(logits.items(), weights, strict=True)
+    ]
+    total = sum(part.contribution for part in parts)
     return Explanation(
         graphs.user_ids[user].as_py(),
         graphs.item_ids[item].as_py(),
-        sum(part.contribution for part in parts),
+        total if likeness is None else float(torch.sigmoid(torch.tensor(likeness + total))),
         tuple(parts),
         interest,
         attraction,
         bool((graphs.histories().of(user) == item).any()),
+        likeness,
     )
 
 
@@ -196,9 +210,9 @@ def _check(network: Dicer, graphs: Graphs, user: int, item: int) -> None:
     must_take_maxima(network)
 
 
-def _part(name: HeadName, logit: Tensor, weight: float) -> HeadPart:
+def _part(name: HeadName, logit: Tensor, weight: float, *, corrects: bool) -> HeadPart:
     probability = float(torch.sigmoid(logit))
-    return HeadPart(name, float(logit), probability, weight, weight * probability)
+    return HeadPart(name, float(logit), probability, weight, weight * (float(logit) if corrects else probability))
 
 
 def _interest(

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.dicer.collaboration import Collaboration
 from models.dicer.config import DicerConfig
 from models.dicer.encoder import Edges, Encoder
-from models.dicer.modulation import Friends, ends_of, extremes_of, fold, halves, modulate, user_interest  # noqa: F401  # TEMPORARY
 
 
 class Head(nn.Module):
@@ -42,8 +42,11 @@ class Head(nn.Module):
 
     def logits(self, left: Tensor, right: Tensor) -> Tensor:
         """Logit of each pair of sides, broadcast; [...]."""
-        joined: Tensor = self.drop(functional.relu(left + right))
-        hidden: Tensor = self.drop(functional.relu(self.hidden(joined)))
+        return self.verdict(left + right)
+
+    def verdict(self, joined: Tensor) -> Tensor:
+        """Logit [...] from the sum of both sides [..., D]."""
+        hidden: Tensor = self.drop(functional.relu(self.hidden(self.drop(functional.relu(joined)))))
         logit: Tensor = self.out(hidden)
         return logit.squeeze(-1)
 
@@ -60,7 +63,10 @@ class Head(nn.Module):
 
 
 class Dicer(nn.Module):
-    """The whole network; `user_base` and `item_base` are the trained embeddings P and Q."""
+    """The whole network; `user_base` and `item_base` are the trained embeddings P and Q.
+
+    With a collaboration an item's row has one number more than d, for its popularity.
+    """
 
     head_weights: Tensor
 
@@ -68,8 +74,12 @@ class Dicer(nn.Module):
         super().__init__()
         self.config = config
         self.user_base = nn.Parameter(_base(users, config))
-        self.item_base = nn.Parameter(_base(items, config))
+        rows = _base(items, config)
+        if config.collaborative_layers is not None:
+            rows = torch.cat([rows, rows.new_zeros(items, 1)], dim=1)
+        self.item_base = nn.Parameter(rows)
         self.encoder = Encoder(config)
+        self.collaboration = None if config.collaborative_layers is None else Collaboration(config)
         self.own_head = Head(config)
         self.interest_head = Head(config) if config.user_interest else None
         self.attraction_head = Head(config) if config.item_attraction else None
@@ -81,8 +91,8 @@ class Dicer(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def encode(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d] and [items, d]."""
-        h, z = self.encoder(user_base, item_base, edges)
+        """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d] and [items, d or more]."""
+        h, z = self.encoder(user_base, item_base[:, : self.config.dimension], edges)
         return h, z
 
     def head_logits(self, h: Tensor, z: Tensor, interest: Tensor | None, attraction: Tensor | None) -> Tensor:

@@ -61,7 +61,7 @@ def _attended(network: Dicer, encoded: tuple[Tensor, Tensor], voices: Voices, us
     blocks = []
     for part in torch.split(torch.from_numpy(items), _ATTENDED):
         ready = ByAttention(network, h, z, Batch(owner, part[None], 0), heard, voices)
-        blocks.append(mixture(logits_of(network, ready), network.head_weights))
+        blocks.append(mixture(list(logits_of(network, ready)), network.head_weights))
     return torch.cat(blocks, dim=1)
 
 

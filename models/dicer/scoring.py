@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from features.errors import ConfigurationError
 from models.dicer.encoder import Edges
+from models.dicer.losses import mixture
 from models.dicer.modulation import Friends, ends_of
 from models.dicer.network import Dicer, Head
 
@@ -29,8 +30,8 @@ class Rows:
 
     Users: `user_own` and `user_attraction`, their sides of r_O and r_I; `user_vector` h*; `user_ends` of the history.
     Items: `item_own` and `item_interest`, their sides of r_O and r_U; `item_above` and `item_below`, the halves of z*;
-    `item_audience_above` and `item_audience_below`, the ends of the audience. Those of a head that the network does
-    without are absent.
+    `item_audience_above` and `item_audience_below`, the ends of the audience. Both: `user_likeness`, `item_likeness`,
+    whose inner product is a pair's likeness. Those of a part that the network does without are absent.
     """
 
     parts: Mapping[str, Tensor]
@@ -66,6 +67,10 @@ def tables(network: Dicer, user_base: Tensor, item_base: Tensor, edges: Edges) -
         above, below = _ends(h, items, users, z.shape[0])
         user_parts |= {"user_attraction": network.attraction_head.left(h), "user_vector": h}
         item_parts |= {"item_audience_above": above, "item_audience_below": below}
+    if network.collaboration is not None:
+        likeness = network.collaboration(user_base, item_base, edges.interactions)
+        user_parts |= {"user_likeness": likeness[0]}
+        item_parts |= {"item_likeness": likeness[1]}
     return Rows(user_parts), Rows(item_parts)
 
 
@@ -85,24 +90,22 @@ def friend_ends(user_rows: Rows, index: Tensor, real: Tensor) -> Friends | None:
 
 
 def score(network: Dicer, user_rows: Rows, item_rows: Rows, friends: Friends | None) -> Tensor:
-    """Eq. 16 for every user of a block and every item of a block, from their rows: [users, items], in (0, 1).
+    """The score of every user of a block and every item of a block, from their rows: [users, items], in (0, 1).
 
     One user beside as many items as the cache holds (65,536 / D) is the fastest block. A network that does not listen
     needs no friends.
     """
     users, items = user_rows.parts, item_rows.parts
-    found = [_probability(network.own_head, users["user_own"][:, None] + items["item_own"])]
+    found = [_logit(network.own_head, users["user_own"][:, None] + items["item_own"])]
     if (head := network.interest_head) is not None:
         assert friends is not None or not listens(network), "a network that listens needs the friends of the block"
         interest = _interest(network, users["user_ends"], friends, item_rows)
-        found.append(_probability(head, _by_pair(head.left, interest) + items["item_interest"]))
+        found.append(_logit(head, _by_pair(head.left, interest) + items["item_interest"]))
     if (head := network.attraction_head) is not None:
         right = _by_pair(head.right, _attraction(users["user_vector"], item_rows))
-        found.append(_probability(head, users["user_attraction"][:, None] + right))
-    total = network.head_weights[0] * found[0]
-    for weight, probability in zip(network.head_weights[1:], found[1:], strict=True):
-        total = total + weight * probability
-    return total
+        found.append(_logit(head, users["user_attraction"][:, None] + right))
+    likeness = users["user_likeness"] @ items["item_likeness"].mT if network.collaboration is not None else None
+    return mixture(found, network.head_weights, likeness)
 
 
 def _interest(network: Dicer, own_ends: Tensor, friends: Friends | None, item_rows: Rows) -> Tensor:
@@ -145,7 +148,6 @@ def _by_pair(side: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return side(x.flatten(0, 1)).reshape(x.shape)
 
 
-def _probability(head: Head, joined: Tensor) -> Tensor:
-    """From the sum of both sides [users, items, D] to the head's probability [users, items]."""
-    hidden = functional.relu(head.hidden(functional.relu(joined).flatten(0, 1)))
-    return torch.sigmoid(head.out(hidden)).reshape(joined.shape[:2])
+def _logit(head: Head, joined: Tensor) -> Tensor:
+    """From the sum of both sides [users, items, D] to the head's logit [users, items]."""
+    return head.verdict(joined.flatten(0, 1)).reshape(joined.shape[:2])

@@ -24,7 +24,7 @@ from models.dicer.graphs import Graphs, Indices, graphs_of, rows_of
 from models.dicer.histories import unseen_of
 from models.dicer.neighbourhoods import Neighbourhoods
 from models.dicer.network import Dicer
-from models.dicer.pairs import Batch, ByExtremes, loss_of, modulated
+from models.dicer.pairs import Batch, ByExtremes, loss_of, step_loss
 from models.dicer.scorers import scorers_of
 from models.dicer.voices import Voices
 from models.training import Fit, LoopConfig, fit
@@ -98,7 +98,7 @@ def train_split(
             # rows with equally many friends stand together, so that a block is padded to its own longest list
             batch = sampler.draw(config, generator, order=voices.friends.lengths)
             if around is None:
-                return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)
+                return step_loss(network, edges, batch, voices, generator=generator)
             near = around.around(batch, generator=generator)
             bases = network.user_base.index_select(0, near.users), network.item_base.index_select(0, near.items)
             encoded = network.encode(*bases, near.edges)
@@ -109,6 +109,8 @@ def train_split(
             return validate(scorers_of(twin, (twin.user_base, twin.item_base), on_cpu, graphs))
 
         ran = fit(network, objective, judge, config=_loop(config), seed=seed, checkpoint=checkpoint, label=label)
+    if network.collaboration is not None:
+        network.collaboration.settle(network.item_base)
     return network.cpu().eval(), ran
 
 

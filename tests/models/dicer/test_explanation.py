@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -124,6 +125,17 @@ def test_an_explanation_is_the_definition(world: World, seed: int, fusion: Frien
     pieces = owned_pieces(h, h[user], audience)
     (gradient,) = weighed([(1.0, pieces)], lambda y: definition.head_logit(states[2], h[user], y))
     assert_attributed(told.attraction.audience, user_ids(range(graphs.users)), pieces, gradient)
+
+
+def test_beside_a_likeness_the_heads_correct_its_logit() -> None:
+    config = dataclasses.replace(TINY, loss="softmax", collaborative_layers=1)
+    network, h, z, graphs = encoded_world(random_world(2, users=9, items=8, density=0.5), 0, config)
+    told = explain(network, h, z, graphs, user=1, item=2, likeness=0.7)
+    expected = 0.7 + sum(part.weight * part.logit for part in told.heads)
+    assert told.score == pytest.approx(1 / (1 + math.exp(-expected)), abs=1e-6)
+    assert sum(part.contribution for part in told.heads) == pytest.approx(expected - 0.7, abs=1e-6)
+    with pytest.raises(ValueError, match="likeness"):
+        explain(network, h, z, graphs, user=1, item=2)
 
 
 def test_contributions_add_up_to_the_score_and_attributions_to_their_sum() -> None:

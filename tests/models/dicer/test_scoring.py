@@ -19,7 +19,7 @@ from models.dicer.encoder import Edges, edges_of
 from models.dicer.graphs import Graphs, graphs_of
 from models.dicer.network import Dicer
 from models.dicer.scoring import Rows, friend_ends, listens, score, tables
-from tests.dicer_examples import AWKWARD, VARIANTS, WORLDS, network_of
+from tests.dicer_examples import AWKWARD, VARIANTS, WORLDS, likeness_in, network_of
 from tests.dicer_worlds import World, random_world
 
 
@@ -36,7 +36,10 @@ def literal(network: Dicer, graphs: Graphs) -> Tensor:
     users, items = np.divmod(np.arange(graphs.users * graphs.items), graphs.items)
     lists = pair_lists(graphs.histories(), graphs.heard_friends(), graphs.audiences(), users, items)
     h, z = network.encode(network.user_base, network.item_base, edges_of(graphs))
-    return definition.pair_scores(network, h, z, lists).view(graphs.users, graphs.items)
+    bases = network.user_base, network.item_base
+    return definition.pair_scores(network, h, z, lists, likeness_in(network, graphs, bases)).view(
+        graphs.users, graphs.items
+    )
 
 
 @torch.no_grad()
@@ -102,7 +105,7 @@ def test_a_network_without_a_head_has_no_tables_for_it() -> None:
         )
         assert all_names - names == absent
     listening = [name for name, config in VARIANTS.items() if listens(network_of(world, config, 0))]
-    assert listening == ["sum", "mean", "no item attraction"]
+    assert listening == ["sum", "mean", "no item attraction", "collaborative"]
 
 
 def test_attention_over_whole_histories_has_no_tables() -> None:

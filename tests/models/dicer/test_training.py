@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.dicer.config import DicerConfig, dicer_tiny
+from models.dicer.network import Dicer
 from models.dicer.training import Sampler, TrainedDicer, cold_rows, train_dicer
 from tests.dicer_worlds import World, random_world, split_world, training_set
 
@@ -80,6 +81,33 @@ def test_who_has_had_everything_is_not_drawn() -> None:
     world = World([[], []], [[], []], [[], []], [[0, 1], [0]])
     batch = Sampler(world.graphs()).draw(CONFIG, torch.Generator().manual_seed(0))
     assert batch.users.unique().tolist() == [1]
+
+
+def test_the_better_variant_learns_and_takes_an_unknown_item_for_the_least_popular() -> None:
+    config = dataclasses.replace(CONFIG, loss="softmax", collaborative_layers=2, shared_negatives=10)
+    trained = toy(config)
+    assert trained.metrics["test"]["model"]["NDCG@10"] > 1.3 * trained.metrics["test"]["popularity"]["NDCG@10"]
+    popularity = trained.network.item_base[:, -1]
+    assert popularity.min() == 0
+    assert popularity.max() > 0
+    assert trained.network.collaboration is not None
+    assert trained.network.collaboration.least_popular < 0
+
+
+def test_targets_are_not_heard_by_the_better_variant() -> None:
+    graphs = random_world(2, users=6, items=5, density=0.6).graphs()
+    network = Dicer(dataclasses.replace(CONFIG, loss="softmax", collaborative_layers=1), graphs.users, graphs.items)
+    assert network.collaboration is not None
+    pairs = torch.from_numpy(graphs.interactions)
+    with torch.no_grad():
+        bases = network.user_base, network.item_base
+        training = network.train().collaboration(*bases, pairs)
+        torch.testing.assert_close(training, network.eval().collaboration(*bases, pairs))
+        lonely, _ = network.train().collaboration(*bases, pairs, left_out=pairs[:, pairs[0] == 0])
+    expected = torch.nn.functional.normalize(network.user_base[0], dim=0) / network.config.temperature
+    torch.testing.assert_close(lonely[0, :-1], expected.detach())
+    assert not torch.allclose(training[0][0], lonely[0])
+    assert torch.allclose(training[0][1:, -1], lonely[1:, -1])
 
 
 def test_a_node_unknown_to_training_has_a_row_of_zeros() -> None:

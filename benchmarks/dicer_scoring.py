@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from ciao_core import CIAO, five_core
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -50,8 +51,6 @@ from models.dicer.network import Dicer
 from models.dicer.scoring import Rows, friend_ends, score
 from models.dicer.similarity import graphs_from_arrays
 
-CIAO = Path(__file__).resolve().parents[2] / "shared" / "data" / "ciao"
-CORE = 5
 PAIRS_PER_BATCH = 8  # of the literal form
 BATCHES_PER_TURN = 8
 SIDE = 512  # of the matrices that measure the peak: smaller and larger ones were slower or no faster
@@ -80,7 +79,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)  # each core has its own thread, as in the night
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        bench = _bench(*_world(options), options, Path(folder))
+        core = five_core(options.data, seed=options.seed)
+        graphs = graphs_from_arrays(core.pairs, core.friends, core.users, core.items)
+        bench = _bench(core.name, graphs, options, Path(folder))
         figures = _rank(bench, options) if options.top_k else _compare(bench, options)
     load = Path("/proc/loadavg")
     figures |= {"cores": len(os.sched_getaffinity(0)), "load": load.read_text().split()[0] if load.exists() else None}
@@ -103,45 +104,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=0, help="rank all unseen items for all users instead")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
-
-
-def _world(options: argparse.Namespace) -> tuple[str, Graphs]:
-    """Ciao's 5-core, or where its files are absent lists whose lengths are as skewed."""
-    if (options.data / "rating.mat").is_file():
-        from scipy.io import loadmat
-
-        pairs = loadmat(options.data / "rating.mat")["rating"][:, :2].astype(np.int64)
-        friends = loadmat(options.data / "trustnetwork.mat")["trustnetwork"].astype(np.int64)
-        name = f"Ciao, {CORE}-core of {options.data}"
-    else:
-        generator = np.random.default_rng(options.seed)
-        lengths = np.clip(generator.lognormal(2.6, 1.0, 6000).astype(np.int64), CORE, 600)
-        pairs = np.stack([np.repeat(np.arange(6000), lengths), _popular(generator, 11_000, lengths.sum())], axis=1)
-        friends = generator.integers(0, 6000, (100_000, 2))
-        name = f"GENERATED lists of log-normal lengths, seed {options.seed}: no {options.data / 'rating.mat'}"
-    pairs = _core(np.unique(pairs, axis=0))
-    users, user_rows = np.unique(pairs[:, 0], return_inverse=True)
-    items, item_rows = np.unique(pairs[:, 1], return_inverse=True)
-    known = np.searchsorted(users, friends[np.isin(friends, users).all(axis=1)]).T
-    return name, graphs_from_arrays(np.stack([user_rows, item_rows]), known, len(users), len(items))
-
-
-def _popular(generator: np.random.Generator, items: int, count: int) -> Indices:
-    weights = 1 / np.arange(10, items + 10)
-    drawn: Indices = generator.choice(items, count, p=weights / weights.sum())
-    return drawn
-
-
-def _core(pairs: Indices) -> Indices:
-    """The pairs left when users and items with fewer than 5 go, until none has."""
-    while True:
-        kept = np.ones(len(pairs), dtype=bool)
-        for side in (0, 1):
-            _, node, degrees = np.unique(pairs[:, side], return_inverse=True, return_counts=True)
-            kept &= degrees[node] >= CORE
-        if kept.all():
-            return pairs
-        pairs = pairs[kept]
 
 
 def _bench(world: str, graphs: Graphs, options: argparse.Namespace, folder: Path) -> Bench:

@@ -11,6 +11,7 @@ from export import artifacts
 from export.ledger import Figures
 from features.configuration import Configuration
 from features.training_sets import TrainingSet, read_training_set
+from features.transforms import FeatureConfig
 
 SEED = 0
 
@@ -33,7 +34,15 @@ def export(configuration: Configuration, date: dt.date, model: str, *, run: Path
             return export_karma(trained, training_set, directory)
         from export.dicer_graphs import export_dicer
 
-        return export_dicer(trained, training_set, directory)
+        about = export_dicer(trained, training_set, directory)
+        features = configuration.section("features", FeatureConfig)
+        return about | {  # what a node hears of eq. 1, cut where a cap was reached
+            "similarity": {
+                "threshold": features.similarity_threshold,
+                "top_k": features.similar_top_k,
+                "max_degree": features.similarity_max_degree,
+            }
+        }
 
     artifact = artifacts.save(configuration.artifacts, model, fill)
     about = artifact.manifest["about"]

@@ -57,8 +57,8 @@ def _fit(configuration: Configuration, date: dt.date, model: str, run: Path) -> 
 
         karma = configuration.section("karma", KarmaConfig)
         return train_karma(training_set, karma, seed=SEED, checkpoint=run), training_set
-    from models.dicer.config import DicerConfig
+    from models.dicer.config import NAMED, DicerConfig
     from models.dicer.training import train_dicer
 
-    dicer = configuration.section("dicer", DicerConfig)
+    dicer = configuration.section("dicer", DicerConfig, named=NAMED)
     return train_dicer(training_set, dicer, seed=SEED, checkpoint=run), training_set

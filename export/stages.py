@@ -216,12 +216,14 @@ def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, An
 
 def _training_inputs(configuration: Configuration, date: dt.date, model: str) -> dict[str, Any]:
     from features.training_sets import read_training_set
-    from models.dicer.config import DicerConfig
+    from models.dicer.config import NAMED, DicerConfig
     from models.karma.config import KarmaConfig
 
     config: KarmaConfig | DicerConfig
     config = (
-        configuration.section("karma", KarmaConfig) if model == "karma" else configuration.section("dicer", DicerConfig)
+        configuration.section("karma", KarmaConfig)
+        if model == "karma"
+        else configuration.section("dicer", DicerConfig, named=NAMED)
     )
     fingerprint = read_training_set(configuration, date, f"{model}_training_v1").fingerprint
     return {"training_set": fingerprint, "config": asdict(config)}  # defaults too: a checkpoint fits one network

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,22 +31,33 @@ class Configuration:
     state: Path
     sections: Mapping[str, Mapping[str, Any]]
 
-    def section(self, name: str, kind: type[Section]) -> Section:
+    def section(
+        self, name: str, kind: type[Section], *, named: Mapping[str, Callable[[], Section]] | None = None
+    ) -> Section:
         """Section `name` as the dataclass `kind`; settings that are left out take its defaults.
 
-        Raises ConfigurationError naming file, section, setting, what was expected and what came.
+        With `named`, a setting of that name chooses whose values they take instead. Raises ConfigurationError naming
+        file, section, setting, what was expected and what came.
         """
         if not dataclasses.is_dataclass(kind):
             raise TypeError(f"{kind} is not a dataclass")
-        given = self.sections.get(name, {})
+        given = dict(self.sections.get(name, {}))
+        start = self._start(name, given.pop("named", None), named) if named is not None else {}
         known = [field.name for field in dataclasses.fields(kind)]
         for setting in given:
             if setting not in known:
                 raise ConfigurationError(f"{self.file}: [{name}] has no setting {setting!r}; it has {', '.join(known)}")
         try:
-            return TypeAdapter(kind).validate_python(given)
+            return TypeAdapter(kind).validate_python({**start, **given})
         except (ValidationError, ValueError) as error:
             raise ConfigurationError(f"{self.file}: [{name}] {error}") from error
+
+    def _start(self, name: str, chosen: str | None, named: Mapping[str, Callable[[], Section]]) -> dict[str, Any]:
+        if chosen is None:
+            return {}
+        if chosen not in named:
+            raise ConfigurationError(f"{self.file}: [{name}] named {chosen!r}: it may be {', '.join(sorted(named))}")
+        return dataclasses.asdict(named[chosen]())  # type: ignore[call-overload,no-any-return]
 
     @property
     def raw(self) -> Path:

@@ -30,6 +30,18 @@ def test_sections_take_the_defaults_of_their_dataclass(tmp_path: Path) -> None:
     assert configuration.state == tmp_path / "state"
 
 
+def test_a_named_configuration_gives_what_is_left_out(tmp_path: Path) -> None:
+    named = {"large": lambda: Example(rows=1000, label="large")}
+    configuration = load(
+        write(tmp_path, "state = 'x'\n[features]\nnamed = 'large'\nlabel = 'mine'\n[karma]\nnamed = 'small'\n")
+    )
+    assert configuration.section("features", Example, named=named) == Example(rows=1000, label="mine")
+    with pytest.raises(ConfigurationError, match=r"\[karma\] named 'small': it may be large"):
+        configuration.section("karma", Example, named=named)
+    with pytest.raises(ConfigurationError, match="no setting 'named'"):
+        configuration.section("features", Example)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -6,7 +6,6 @@ Unlike scoring this runs on torch, from the artifact's weights: what the heads m
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ from features.files import read_json
 from features.partitions import partition_path, read_partition
 from features.releases import Release, open_release, open_releases
 from models.dicer.config import DicerConfig
-from models.dicer.encoder import edges_of
+from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
 from models.dicer.explanation import Explanation, Maxima, explain
 from models.dicer.graphs import Graphs, graphs_of, rows_of
 from models.dicer.network import Dicer
@@ -90,8 +89,7 @@ def explain_score(
     item = _row(item_id, graphs.item_ids, partition_path(configuration, "item_audience", date), "item")
     network = load_network(artifact)
     users, items = (_trained_rows(artifact, *pair) for pair in _bases(graphs))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse ")  # torch, once a process: CSC tensors are in beta
+    with torch.no_grad(), quiet_about_sparse_tensors():
         bases = cold_rows(network.user_base, users), cold_rows(network.item_base, items)
         edges = edges_of(graphs)
         h, z = network.encode(*bases, edges)

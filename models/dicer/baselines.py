@@ -6,21 +6,20 @@ doi 10.1145/3397271.3401063) without layers, so both are PyTorch Geometric's `Li
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_geometric.nn import LGConv
 from torch_geometric.nn.models import LightGCN
 from torch_geometric.nn.models.lightgcn import BPRLoss
 
+from models.dicer.collaboration import SymmetricLGConv, adjacency_of
 from models.dicer.evaluation import Scorers
 from models.dicer.graphs import Indices
 from models.dicer.histories import Unseen, lists_of_pairs, unseen_of
@@ -65,43 +64,6 @@ def lightgcn_grid() -> tuple[FactorConfig, ...]:
     )
 
 
-class _SymmetricProduct(torch.autograd.Function):
-    """`adjacency @ x`; the gradient is the same product, where torch would transpose the matrix in every step."""
-
-    @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor) -> Tensor:
-        ctx.adjacency = adjacency
-        return adjacency @ x
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.adjacency @ gradients[0]
-
-
-class SymmetricLGConv(LGConv):  # type: ignore[misc]  # torch_geometric is untyped
-    """LightGCN's layer for a symmetric, already normalised adjacency in CSR form: [nodes, d] to [nodes, d]."""
-
-    def __init__(self) -> None:
-        super().__init__(normalize=False)
-
-    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
-        """The weighted sum over the neighbours."""
-        product: Tensor = _SymmetricProduct.apply(edge_index, x)  # type: ignore[no-untyped-call]
-        return product
-
-
-def adjacency_of(split: Split) -> Tensor:
-    """`D^-1/2 A D^-1/2` of users and items (rows after the users') as CSR, [nodes, nodes]."""
-    nodes = split.users + split.items
-    users, items = torch.from_numpy(split.interactions.copy())
-    ends = torch.cat([torch.stack([users, items + split.users]), torch.stack([items + split.users, users])], dim=1)
-    degrees = torch.bincount(ends[0], minlength=nodes).clamp(min=1).float()
-    weights = (degrees[ends[0]] * degrees[ends[1]]).rsqrt()
-    with warnings.catch_warnings():  # torch notes once a process that such tensors are in beta and unchecked
-        warnings.filterwarnings("ignore", message="Sparse ")
-        return torch.sparse_coo_tensor(ends, weights, (nodes, nodes)).coalesce().to_sparse_csr()
-
-
 def factor_network(split: Split, config: FactorConfig) -> LightGCN:
     """The untrained network; users are its first rows."""
     network = LightGCN(split.users + split.items, config.dimension, config.layers)
@@ -121,7 +83,8 @@ def train_factors(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = factor_network(split, config).to(config.device)
-    adjacency, steps = adjacency_of(split).to(config.device), steps_per_epoch(split, config)
+    interactions, steps = torch.from_numpy(split.interactions.copy()), steps_per_epoch(split, config)
+    adjacency = adjacency_of(interactions, split.users, split.items).to(config.device)
     unseen = unseen_of(lists_of_pairs(split.interactions, split.users), split.items)
     loss = BPRLoss(config.regularisation)
     drawable = split.interactions[:, unseen.counts[split.interactions[0]] > 0]

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch_geometric.nn import LGConv
 
 from models.dicer.config import DicerConfig
+from models.dicer.encoder import quiet_about_sparse_tensors
 
 
 class SymmetricProduct(torch.autograd.Function):
@@ -62,7 +63,8 @@ def adjacency_of(interactions: Tensor, users: int, items: int, *, kept: Tensor |
     if kept is not None:
         both = torch.cat([kept, kept])
         ends, weights = ends[:, both], weights[both]
-    return torch.sparse_coo_tensor(ends, weights, (users + items,) * 2).coalesce().to_sparse_csr()
+    with quiet_about_sparse_tensors():
+        return torch.sparse_coo_tensor(ends, weights, (users + items,) * 2).coalesce().to_sparse_csr()
 
 
 class Collaboration(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +46,14 @@ def edges_of(graphs: Graphs, *, device: str = "cpu") -> Edges:
         fast(graphs.similar_items, graphs.items),
         torch.from_numpy(graphs.interactions).to(device),
     )
+
+
+@contextmanager
+def quiet_about_sparse_tensors() -> Iterator[None]:
+    """Without torch's note, once a process, that CSR and CSC tensors are in beta; ours are made sorted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse ")
+        yield
 
 
 class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is untyped

@@ -5,7 +5,6 @@ It is drawn from a seeded sample of pairs of a user and an item that the user ha
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from features.files import replacing_file
 from models.dicer.config import DicerConfig
-from models.dicer.encoder import edges_of
+from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
 from models.dicer.explanation import heard_by, largest, must_take_maxima
 from models.dicer.graphs import Graphs, Indices
 from models.dicer.network import Dicer
@@ -106,8 +105,7 @@ def modulation_figure(
     for name, base, count in (("user", user_base, graphs.users), ("item", item_base, graphs.items)):
         if len(base) != count:
             raise ValueError(f"expected a base embedding for each of {count} {name}s, got {len(base)}")
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse ")  # torch, once a process: CSC tensors are in beta
+    with torch.no_grad(), quiet_about_sparse_tensors():
         h, z = network.encode(user_base, item_base, edges_of(graphs))
     pairs = sampled_pairs(graphs, PAIRS, seed=seed)
     spread = spread_of(network.config, h, z, graphs, pairs)

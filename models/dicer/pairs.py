@@ -121,9 +121,17 @@ class ByAttention:
         return own_h[:, None], targets, interest, attraction.squeeze(2)
 
 
-def modulated(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, generator: torch.Generator) -> Modulated:
-    """The batch's modulations under the network's configuration; encodes the whole graphs now."""
-    h, z = network.encode(network.user_base, network.item_base, edges)
+def modulated(
+    network: Dicer,
+    edges: Edges,
+    batch: Batch,
+    voices: Voices,
+    *,
+    generator: torch.Generator,
+    bases: tuple[Tensor, Tensor] | None = None,
+) -> Modulated:
+    """The batch's modulations under the network's configuration; encodes the whole graphs now, from its own `bases`."""
+    h, z = network.encode(*(bases or (network.user_base, network.item_base)), edges)
     heard = voices.heard(batch.users, generator=generator)
     if network.config.modulation == "attention":
         return ByAttention(network, h, z, batch, heard, voices)
@@ -164,9 +172,11 @@ def step_loss(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, gen
 
     The crowd, drawn once a step, is many times larger than the negatives that the heads can afford to see.
     """
-    ready = modulated(network, edges, batch, voices, generator=generator)
     if network.collaboration is None:
-        return loss_of(network, ready, batch)
+        return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)
+    # the heads correct the likeness and move neither it nor the base rows that are made for it
+    still = network.user_base.detach(), network.item_base.detach()
+    ready = modulated(network, edges, batch, voices, generator=generator, bases=still)
     items, p = len(network.item_base), batch.positives
     crowd = torch.randint(items, (network.config.shared_negatives,), generator=generator).to(batch.items.device)
     targets = torch.stack([batch.users[:, None].expand(-1, p), batch.items[:, :p]]).flatten(1)
@@ -177,4 +187,4 @@ def step_loss(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, gen
     likeness = (functional.embedding(batch.items, item_rows) @ users[:, :, None]).squeeze(-1)
     against = users @ item_rows.index_select(0, crowd).T
     alone = sampled_softmax(likeness[:, :p], against, stands_for=items / len(crowd))
-    return alone + loss_of(network, ready, batch, likeness)
+    return alone + loss_of(network, ready, batch, likeness.detach())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from features.social_alignment import social_alignment
 from models.dicer.config import DicerConfig
-from models.dicer.encoder import edges_of
+from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
 from models.dicer.evaluation import HeldOut, Scorers, evaluate, held_out, popularity_scorer
 from models.dicer.graphs import Graphs, Indices, graphs_of, rows_of
 from models.dicer.histories import unseen_of
@@ -86,7 +84,7 @@ def train_split(
 
     With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions.
     """
-    with torch.random.fork_rng(devices=[]), _quiet_about_sparse_tensors():
+    with torch.random.fork_rng(devices=[]), quiet_about_sparse_tensors():
         torch.manual_seed(seed)
         network = Dicer(config, graphs.users, graphs.items).to(config.device)
         edges, sampler = edges_of(graphs, device=config.device), Sampler(graphs)
@@ -131,7 +129,7 @@ def train_dicer(
     network, ran = train_split(graphs, config, validate=validate, seed=seed, checkpoint=checkpoint)
     recent = graphs_of(training_set.recent)
     trained = TrainedDicer(network, config, graphs.user_ids, graphs.item_ids, {})
-    with _quiet_about_sparse_tensors():
+    with quiet_about_sparse_tensors():
         validation = _measure(trained, graphs, truth)
         test = _measure(trained, recent, held_out(training_set.test, recent))
     metrics = {
@@ -183,11 +181,3 @@ def _measure(trained: TrainedDicer, graphs: Graphs, truth: HeldOut) -> tuple[dic
     positives = sum(len(wanted) for wanted in truth.positives)
     counts = {"users": len(truth.users), "positives": positives, "unknown": truth.unknown}
     return {name: evaluate(scorer, truth, graphs, seen) for name, scorer in scorers.items()}, counts
-
-
-@contextmanager
-def _quiet_about_sparse_tensors() -> Iterator[None]:
-    # torch notes once a process that CSC tensors are in beta and unchecked; the edge lists are made and sorted here.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse ")
-        yield

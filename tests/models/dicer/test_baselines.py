@@ -13,13 +13,13 @@ from torch_geometric.nn.models import LightGCN
 from models.dicer.baselines import (
     FactorConfig,
     _triples,
-    adjacency_of,
     bpr_grid,
     factor_network,
     lightgcn_grid,
     popularity_scorers,
     train_factors,
 )
+from models.dicer.collaboration import adjacency_of
 from models.dicer.evaluation import Scorers
 from models.dicer.histories import lists_of_pairs, unseen_of
 from tests.split_worlds import toy_split
@@ -36,7 +36,8 @@ def test_layers_and_gradients_are_those_of_torch_geometric() -> None:
     edges = torch.stack([torch.cat([users, items + split.users]), torch.cat([items + split.users, users])])
     weights = torch.rand(split.users + split.items, CONFIG.dimension, generator=torch.Generator().manual_seed(1))
     results = []
-    for model, graph in ((network, adjacency_of(split)), (plain, edges)):
+    adjacency = adjacency_of(torch.from_numpy(split.interactions), split.users, split.items)
+    for model, graph in ((network, adjacency), (plain, edges)):
         rows = model.get_embedding(graph)
         (rows * weights).sum().backward()
         results.append((rows.detach(), model.embedding.weight.grad))

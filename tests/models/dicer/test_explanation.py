@@ -19,16 +19,8 @@ from models.dicer.encoder import edges_of
 from models.dicer.explanation import Explanation, Maxima, explain
 from models.dicer.graphs import Graphs
 from models.dicer.network import Dicer
+from tests.dicer_examples import WORLDS
 from tests.dicer_worlds import World, item_ids, random_world, user_ids
-
-WORLDS = st.builds(
-    random_world,
-    seed=st.integers(0, 10_000),
-    users=st.integers(1, 7),
-    items=st.integers(1, 6),
-    density=st.sampled_from([0.0, 0.15, 0.4, 0.9]),
-)
-
 
 TINY = dataclasses.replace(dicer_tiny(), head_weights=(0.5, 0.3, 0.2))
 

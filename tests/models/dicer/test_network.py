@@ -18,27 +18,12 @@ from models.dicer.graphs import Graphs, graphs_of
 from models.dicer.losses import cross_entropy, focal
 from models.dicer.modulation import Friends, ends_of, extremes_of, modulate, user_interest
 from models.dicer.network import Dicer, Head
-from models.dicer.pairs import Batch, logits_of, loss_of, modulated
+from models.dicer.pairs import Batch, logits_of, loss_of, modulated, step_loss
 from models.dicer.scorers import scorers_of
 from models.dicer.scoring import Rows, friend_ends, score, tables
 from models.dicer.voices import Voices
+from tests.dicer_examples import AWKWARD, WORLDS
 from tests.dicer_worlds import World, random_world
-
-WORLDS = st.builds(
-    random_world,
-    seed=st.integers(0, 10_000),
-    users=st.integers(1, 7),
-    items=st.integers(1, 6),
-    density=st.sampled_from([0.0, 0.15, 0.4, 0.9]),
-)
-AWKWARD = {
-    "no friends at all": World([[], []], [[], []], [[], [], []], [[0, 1], [2]]),
-    "no history at all": World([[1], [0]], [[], []], [[], []], [[], []]),
-    "one-element lists": World([[1], [0]], [[1], [0]], [[1], [0]], [[0], [1]]),
-    "friend named twice": World([[1, 1, 2], [0], [0]], [[], [], []], [[], []], [[0], [1], [0, 1]]),
-    "silent friend": World([[1, 2], [0], [0]], [[], [], []], [[], []], [[0], [], [1]]),
-    "one user, one item": World([[]], [[]], [[]], [[0]]),
-}
 
 
 def encoded(world: World, seed: int) -> tuple[Tensor, Tensor]:
@@ -216,8 +201,7 @@ def test_every_named_configuration_trains_and_scores(name: str) -> None:
     torch.manual_seed(0)
     network, edges, batch = Dicer(config, graphs.users, graphs.items), edges_of(graphs), whole_batch(graphs, 2)
     voices = Voices(graphs, social=config.social, fanout=config.fanout)
-    ready = modulated(network, edges, batch, voices, generator=torch.Generator().manual_seed(0))
-    loss = loss_of(network, ready, batch)
+    loss = step_loss(network, edges, batch, voices, generator=torch.Generator().manual_seed(0))
     loss.backward()
     assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in network.parameters())
     assert network.item_base.grad is not None

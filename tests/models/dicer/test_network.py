@@ -21,6 +21,7 @@ from models.dicer.network import Dicer, Head
 from models.dicer.pairs import Batch, logits_of, loss_of, modulated, step_loss
 from models.dicer.scorers import scorers_of
 from models.dicer.scoring import Rows, friend_ends, score, tables
+from models.dicer.training import train_split
 from models.dicer.voices import Voices
 from tests.dicer_examples import AWKWARD, WORLDS
 from tests.dicer_worlds import World, random_world
@@ -234,6 +235,34 @@ def test_a_step_in_blocks_is_the_step_at_once(loss: str, fusion: str, monkeypatc
         value.backward()
         results.append((value.detach(), [weight.grad for weight in network.parameters()]))
     torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-4)
+
+
+def test_bfloat16_heads_lose_what_their_eight_bits_do() -> None:
+    world = random_world(6, users=9, items=7, density=0.5)
+    graphs, losses = world.graphs(), []
+    batch, voices = whole_batch(graphs, 2), Voices(graphs)
+    for precision in ("float32", "bfloat16"):
+        network = small_network(world, 3, precision=precision)
+        generator = torch.Generator().manual_seed(0)
+        loss = step_loss(network, edges_of(graphs), batch, voices, generator=generator)
+        loss.backward()
+        assert network.item_base.grad is not None
+        assert network.item_base.grad.dtype == torch.float32
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_trains_too(precision: str) -> None:
+    graphs = random_world(6, users=9, items=7, density=0.5).graphs()
+    config = dataclasses.replace(dicer_tiny(), device="cuda", precision=precision, steps=2, validate_every=1)  # type: ignore[arg-type]
+    network, ran = train_split(
+        graphs, config, validate=lambda scorers: float(scorers.every_item(np.arange(9)).mean()), seed=0
+    )
+    assert ran.steps == 2
+    assert network.user_base.device.type == "cpu"
 
 
 def test_scores_do_not_depend_on_the_block_or_on_the_order_of_rows() -> None:

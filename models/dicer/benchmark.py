@@ -32,6 +32,7 @@ from models.training import Fit
 
 _WHOLE_MODELS = ("dicer", "dicer_plus")
 _FIRST_SEED = 0  # on which trials compete
+_GAT_CAP = 20  # its layers hold a row for each edge: 25 million edges of Ciao would take 6.5 GB a layer
 _LIBRARIES = ("torch", "torch-geometric", "numpy", "scipy")
 
 
@@ -84,14 +85,18 @@ class Places:
 
 def arms(*, similar_cap: int | None = None, device: str = "cpu") -> Mapping[str, Arm]:
     """Every arm by name. A node hears its `similar_cap` most similar ones at most; None hears all of eq. 1."""
-    dicer = _dicer_training(similar_cap)
     listed = [
         Arm("popularity", (Counting(),), _count),
         Arm("bpr", _on(bpr_grid(), device), _train_factors),
         Arm("lightgcn", _on(lightgcn_grid(), device), _train_factors),
-        *(Arm(name, _on((named(),), device), dicer, {"similar_cap": similar_cap}) for name, named in NAMED.items()),
+        *(_dicer_arm(name, named(), similar_cap, device) for name, named in NAMED.items()),
     ]
     return {arm.name: arm for arm in listed}
+
+
+def _dicer_arm(name: str, config: DicerConfig, similar_cap: int | None, device: str) -> Arm:
+    cap = _GAT_CAP if config.encoder == "gat" and similar_cap is None else similar_cap
+    return Arm(name, _on((config,), device), _dicer_training(cap), {"similar_cap": cap})
 
 
 def usual_arms(protocol: str) -> list[str]:
@@ -250,7 +255,7 @@ def _dicer_training(similar_cap: int | None) -> Train:
 
         graphs = split.graphs(cap=similar_cap)
         network, ran = train_split(graphs, config, validate=validate, seed=seed, checkpoint=checkpoint)
-        edges = edges_of(graphs, device=config.device)
+        edges = edges_of(graphs)
         scorers = scorers_of(network, (network.user_base, network.item_base), edges, graphs)
         drawn = ran.steps * config.users_per_step * config.positives_per_user
         return _trained(scorers, ran, drawn / split.interactions.shape[1])

@@ -17,7 +17,7 @@ from models.dicer.attention import attend, attended_interest
 from models.dicer.blocks import sum_in_blocks
 from models.dicer.encoder import Edges
 from models.dicer.losses import cross_entropy, focal, sampled_softmax
-from models.dicer.modulation import Friends, extremes_of, modulate, user_interest
+from models.dicer.modulation import Extremes, Friends, extremes_of, modulate, user_interest
 from models.dicer.network import Dicer
 from models.dicer.voices import Heard, Voices
 
@@ -61,7 +61,8 @@ class ByExtremes:
 
     def __init__(self, network: Dicer, h: Tensor, z: Tensor, edges: Edges, batch: Batch, heard: Heard) -> None:
         users, items = edges.interactions
-        histories, audiences = extremes_of(z, users, items, len(h)), extremes_of(h, items, users, len(z))
+        histories = extremes_of(z, users, items, len(h))
+        audiences, place = _audiences(h, edges.interactions, batch.items, len(z))
         p, (n, c) = batch.positives, batch.items.shape
         owners, targets = batch.users[:, None].expand(n, p).reshape(-1), batch.items[:, :p].reshape(-1)
         self.sliced: Sequence[Tensor] = (
@@ -69,8 +70,8 @@ class ByExtremes:
             z.index_select(0, batch.items.reshape(-1)).view(n, c, -1),
             histories.first.index_select(0, batch.users),
             histories.without(owners, targets).view(n, p, -1),
-            audiences.without(targets, owners).view(n, p, -1),
-            audiences.first.index_select(0, batch.items[:, p:].reshape(-1)).view(n, c - p, -1),
+            audiences.without(place[:, :p].reshape(-1), owners).view(n, p, -1),
+            audiences.first.index_select(0, place[:, p:].reshape(-1)).view(n, c - p, -1),
         )
         self.shared: Sequence[Tensor] = (histories.first,)
         self.fusion, self.heard = network.config.friend_fusion, heard
@@ -91,6 +92,16 @@ class ByExtremes:
             dim=1,
         )
         return h[:, None], z, interest, modulate(h[:, None], torch.cat([audience_without, audience], dim=1))
+
+
+def _audiences(h: Tensor, interactions: Tensor, wanted: Tensor, items: int) -> tuple[Extremes, Tensor]:
+    """Extremes of the audiences of the `wanted` items alone, and where each of them is found there."""
+    distinct, place = torch.unique(wanted, return_inverse=True)
+    found = torch.full((items,), -1, device=h.device)
+    found[distinct] = torch.arange(len(distinct), device=h.device)
+    rows = found[interactions[1]]
+    kept = rows >= 0
+    return extremes_of(h, rows[kept], interactions[0][kept], len(distinct)), place
 
 
 class ByAttention:

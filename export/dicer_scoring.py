@@ -55,11 +55,7 @@ def score_dicer(
     artifact: Artifact, configuration: Configuration, date: dt.date, out: Path, *, top_k: int
 ) -> dict[str, Any]:
     """Write `dicer_user_attraction.parquet` into `out` from the feature partitions of `date`; returns its figures."""
-    columns = {
-        "social_graph": ["user_id", "friend_ids", "similar_user_ids"],
-        "item_audience": ["item_id", "consumer_ids", "similar_item_ids"],
-    }
-    graphs = graphs_of({view: read_partition(configuration, view, date, names) for view, names in columns.items()})
+    graphs = night_graphs(configuration, date)
     user_base, known_users = base_rows(artifact.path(USER_BASES), graphs.user_ids)
     item_base, known_items = base_rows(artifact.path(ITEM_BASES), graphs.item_ids)
     tables = encode(artifact.path(ENCODER), graphs, user_base, item_base)
@@ -72,6 +68,15 @@ def score_dicer(
         "dicer_cold_items": graphs.items - known_items,
         "dicer_dangling": graphs.dangling,
     }
+
+
+def night_graphs(configuration: Configuration, date: dt.date) -> Graphs:
+    """The graphs in the feature partitions of `date`. Raises MissingInput where they are not built."""
+    columns = {
+        "social_graph": ["user_id", "friend_ids", "similar_user_ids"],
+        "item_audience": ["item_id", "consumer_ids", "similar_item_ids"],
+    }
+    return graphs_of({view: read_partition(configuration, view, date, names) for view, names in columns.items()})
 
 
 def base_rows(file: Path, ids: pa.StringArray) -> tuple[Floats, int]:

@@ -18,25 +18,20 @@ from safetensors.torch import load_file
 
 from export import artifacts
 from export.artifacts import Artifact
-from export.dicer_scoring import ITEM_BASES, USER_BASES
+from export.dicer_scoring import ITEM_BASES, USER_BASES, night_graphs
 from export.promotion import champion
 from export.staging import directory_of
 from features.configuration import Configuration
 from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json
-from features.partitions import partition_path, read_partition
+from features.partitions import partition_path
 from features.releases import Release, open_release, open_releases
 from models.dicer.config import DicerConfig
 from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
 from models.dicer.explanation import Explanation, Maxima, explain
-from models.dicer.graphs import Graphs, graphs_of, rows_of
+from models.dicer.graphs import Graphs, rows_of
 from models.dicer.network import Dicer
 from models.dicer.training import cold_rows
-
-_GRAPH_COLUMNS = {
-    "social_graph": ("user_id", "friend_ids", "similar_user_ids"),
-    "item_audience": ("item_id", "consumer_ids", "similar_item_ids"),
-}
 
 
 @dataclass(frozen=True)
@@ -82,9 +77,7 @@ def explain_score(
     its date are gone; ValueError if both a release and a date are named.
     """
     release, artifact, date = _night(configuration, release_id, date)
-    graphs = graphs_of(
-        {view: read_partition(configuration, view, date, names) for view, names in _GRAPH_COLUMNS.items()}
-    )
+    graphs = night_graphs(configuration, date)
     user = _row(user_id, graphs.user_ids, partition_path(configuration, "social_graph", date), "user")
     item = _row(item_id, graphs.item_ids, partition_path(configuration, "item_audience", date), "item")
     network = load_network(artifact)

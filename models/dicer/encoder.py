@@ -72,12 +72,8 @@ class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is 
             heard = torch.cat([_heard(piece, edges) for piece in torch.split(x, _COLUMNS, dim=1)], dim=1)
         return x + (heard if share is None else heard * share)
 
-    def message(self, x_j: Tensor) -> Tensor:
-        """What a neighbour says: its own vector."""
-        return x_j
-
     def message_and_aggregate(self, edges: EdgeIndex, x: Tensor) -> Tensor:
-        """The same as one sparse product."""
+        """The sum over the neighbours as one sparse product."""
         product: Tensor = edges.matmul(x, transpose=True)
         return product
 

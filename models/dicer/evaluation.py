@@ -104,10 +104,10 @@ def evaluate_full(
     def hits(places: Indices) -> NDArray[np.bool_]:
         users = judged.users[places]
         scores = _finite(scorer(users), users)
-        row, item = _entries(excluded, users)
+        row, item = excluded.entries(users)
         scores[row, item] = -np.inf
         wanted = np.zeros(scores.shape, np.bool_)
-        row, item = _entries(positives, places)
+        row, item = positives.entries(places)
         wanted[row, item] = True
         return _hits(scores, wanted, max(cutoffs))
 
@@ -129,7 +129,7 @@ def evaluate_sampled(
     def hits(places: Indices) -> NDArray[np.bool_]:
         users, (items, real) = judged.users[places], candidates.padded(kept[places])
         scores = np.where(real, _finite(scorer(users, items), users), -np.inf)
-        row, item = _entries(positives, places)
+        row, item = positives.entries(places)
         wanted = np.isin(np.arange(len(places))[:, None] * _STRIDE + items, row * _STRIDE + item)
         return _hits(scores, wanted & real, max(cutoffs))
 
@@ -182,7 +182,7 @@ def _lists_of(truth: HeldOut) -> Lists:
 
 def _check_candidates(candidates: Lists, truth: HeldOut) -> None:
     everyone = np.arange(len(truth.users))
-    (row, item), (owner, wanted) = _entries(candidates, everyone), _entries(_lists_of(truth), everyone)
+    (row, item), (owner, wanted) = candidates.entries(everyone), _lists_of(truth).entries(everyone)
     keys = row * _STRIDE + item
     if np.any(np.diff(keys) <= 0):
         user = truth.users[row[1:][np.diff(keys) <= 0][0]]
@@ -191,15 +191,6 @@ def _check_candidates(candidates: Lists, truth: HeldOut) -> None:
     if len(lost):
         user, missing = truth.users[owner[lost[0]]], wanted[lost[0]]
         raise ValueError(f"expected the positives of user row {user} among its candidates, item row {missing} is not")
-
-
-def _entries(lists: Lists, nodes: Indices) -> tuple[Indices, Indices]:
-    """The entries of the lists of `nodes`: which of the nodes, and the value."""
-    lengths = lists.lengths[nodes]
-    starts = lists.offsets[nodes] - np.concatenate([[0], lengths.cumsum()[:-1]])
-    return np.repeat(np.arange(len(nodes)), lengths), lists.values[
-        np.repeat(starts, lengths) + np.arange(lengths.sum())
-    ]
 
 
 def _finite(scores: NDArray[np.float32], users: Indices) -> NDArray[np.float32]:

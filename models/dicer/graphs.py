@@ -31,6 +31,13 @@ class Lists:
         """The list of one node."""
         return self.values[self.offsets[node] : self.offsets[node + 1]]
 
+    def entries(self, nodes: Indices) -> tuple[Indices, Indices]:
+        """All entries of the lists of `nodes`, list after list: which of `nodes` by its place, and the value."""
+        lengths = self.lengths[nodes]
+        starts = self.offsets[nodes] - np.concatenate([[0], lengths.cumsum()[:-1]])
+        owner = np.repeat(np.arange(len(nodes)), lengths)
+        return owner, self.values[np.repeat(starts, lengths) + np.arange(lengths.sum())]
+
     def padded(self, nodes: Indices) -> tuple[Indices, NDArray[np.bool_]]:
         """The lists of `nodes` as [nodes, longest], padded with 0, and where they are real; at least one column."""
         lengths = self.lengths[nodes]

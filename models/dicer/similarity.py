@@ -69,15 +69,14 @@ def _blocks(
     for start in range(0, table.shape[0], _ROWS):
         shared = (table[start : start + _ROWS] @ other_side).tocoo()
         node, neighbour = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
-        # counts are small integers: comparing squares keeps the threshold exact where a quotient would round
         similarity = shared.data / np.sqrt(degrees[node] * degrees[neighbour])
         kept = (similarity >= threshold) & (node != neighbour)
         node, neighbour, similarity = node[kept], neighbour[kept], similarity[kept]
-        order = np.lexsort((neighbour, -similarity, node))
         if cap is not None:
+            order = np.lexsort((neighbour, -similarity, node))
             ranks = np.arange(len(order)) - np.searchsorted(node[order], node[order])
-            order = order[ranks < cap]
-        order = order[np.lexsort((neighbour[order], node[order]))]
+            node, neighbour = node[order[ranks < cap]], neighbour[order[ranks < cap]]
+        order = np.lexsort((neighbour, node))
         yield neighbour[order], node[order]
 
 

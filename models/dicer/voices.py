@@ -65,9 +65,7 @@ def drawn(lists: Lists, nodes: Indices, count: int | None, generator: torch.Gene
     """The lists of `nodes`, each cut to `count` entries drawn without replacement, in their order."""
     lengths = lists.lengths[nodes]
     starts = np.concatenate([[0], lengths.cumsum()])
-    owner = np.repeat(np.arange(len(nodes)), lengths)
-    place = np.arange(starts[-1]) - starts[owner] + lists.offsets[nodes][owner]
-    values = lists.values[place]
+    owner, values = lists.entries(nodes)
     if count is None or lengths.max(initial=0) <= count:
         return Lists(starts, values)
     keys = torch.rand(len(values), generator=generator).numpy()

@@ -38,6 +38,7 @@ class LoopConfig:
     gradient_norm: float = 1.0
     validate_every: int = 50
     patience: int = 4  # validations without a new best before stopping
+    look_first: bool = False  # whether the weights as they come are a candidate for the best
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ def fit(
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = _start(network, optimizer, checkpoint)
+    if config.look_first and state.step == 0:
+        network.eval()
+        with torch.no_grad():
+            state.best_value = validate()
     remaining = range(state.step, config.steps)
     for step in tqdm(remaining, desc=label, initial=state.step, total=config.steps, disable=None, leave=False):
         if _out_of_patience(state, config):

@@ -13,14 +13,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn.models import LightGCN
 from torch_geometric.nn.models.lightgcn import BPRLoss
 
 from models.dicer.collaboration import SymmetricLGConv, adjacency_of
-from models.dicer.evaluation import Scorers
+from models.dicer.evaluation import Scorers, inner_products
 from models.dicer.graphs import Indices
 from models.dicer.histories import Unseen, lists_of_pairs, unseen_of
 from models.dicer.protocols import Split
@@ -121,13 +120,7 @@ def train_factors(
 def factor_scorers(network: LightGCN, adjacency: Tensor, users: int) -> Scorers:
     """Inner products of the network's rows as they are now."""
     rows = network.get_embedding(adjacency).cpu().numpy()
-    user_rows, item_rows = rows[:users], rows[users:]
-
-    def pairs(of: Indices, items: Indices) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = np.einsum("nd,ncd->nc", user_rows[of], item_rows[items])
-        return scores
-
-    return Scorers(lambda of: user_rows[of] @ item_rows.T, pairs)
+    return inner_products(rows[:users], rows[users:])
 
 
 def popularity_scorers(split: Split) -> Scorers:

@@ -32,9 +32,11 @@ class DicerConfig:
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
     collaborative_layers: int | None = None  # K, of `dicer_plus`; None does without, and goes with the other losses
-    temperature: float = 0.15  # of the likeness,
-    correction: float = 0.1  # what the heads' logits count for beside it: they memorise sooner than it learns, and
-    shared_negatives: int = 2048  # items that a step holds against all of its positives at once
+    temperature: float = 0.15  # of the likeness, which learns first and alone:
+    likeness_pairs: int = 4096  # training pairs a step,
+    shared_negatives: int = 2048  # and items that all of them are held against
+    likeness_steps: int = 3000
+    likeness_learning_rate: float = 0.01
     users_per_step: int = 128  # a step draws users by activity,
     positives_per_user: int = 4  # positives of each,
     negatives: int = 4  # and items that the user has not had for each positive
@@ -56,17 +58,17 @@ class DicerConfig:
             "positives_per_user",
             "negatives",
             "steps",
+            "likeness_pairs",
             "shared_negatives",
+            "likeness_steps",
         )
         for name in (*positive, "validate_every", "patience", "validation_users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"dicer {name} must be at least 1, got {getattr(self, name)}")
         if self.layers < 0:
             raise ValueError(f"dicer layers must be at least 0, got {self.layers}")
-        if self.temperature <= 0 or self.correction < 0:
-            raise ValueError(
-                f"dicer expects temperature > 0 <= correction, got {self.temperature} and {self.correction}"
-            )
+        if self.temperature <= 0:
+            raise ValueError(f"dicer temperature must be above 0, got {self.temperature}")
         if self.fanout is not None and self.fanout < 1:
             raise ValueError(f"dicer fanout must be at least 1 or left out, got {self.fanout}")
         if not 0 <= self.dropout < 1:
@@ -93,14 +95,10 @@ class DicerConfig:
 
     @property
     def active_weights(self) -> tuple[float, ...]:
-        """λ of the heads that are on, in the order r_O, r_U, r_I; they sum to 1, or are all 0.
-
-        Beside a likeness they sum to `correction`.
-        """
+        """λ of the heads that are on, in the order r_O, r_U, r_I; they sum to 1, or are all 0."""
         on = (True, self.user_interest, self.item_attraction)
         kept = [weight for weight, active in zip(self.head_weights, on, strict=True) if active]
-        whole = 1.0 if self.collaborative_layers is None else self.correction
-        return tuple(whole * weight / (sum(kept) or 1.0) for weight in kept)
+        return tuple(weight / (sum(kept) or 1.0) for weight in kept)
 
 
 def paper() -> DicerConfig:

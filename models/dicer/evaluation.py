@@ -30,6 +30,16 @@ class Scorers:
     pairs: PairScorer
 
 
+def inner_products(user_rows: NDArray[np.float32], item_rows: NDArray[np.float32]) -> Scorers:
+    """Asks for the inner products of rows [users, d] and [items, d]."""
+
+    def pairs(users: Indices, items: Indices) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = np.einsum("nd,ncd->nc", user_rows[users], item_rows[items])
+        return scores
+
+    return Scorers(lambda users: user_rows[users] @ item_rows.T, pairs)
+
+
 _STRIDE = 2**32  # above any item row: one number for a user and an item
 _USERS = 8  # scored at once
 

@@ -90,6 +90,13 @@ class Dicer(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
+    def silence_heads(self) -> None:
+        """Let every head say 0, whatever it hears, until training moves it."""
+        for head in (self.own_head, self.interest_head, self.attraction_head):
+            if head is not None:
+                nn.init.zeros_(head.out.weight)
+                nn.init.zeros_(head.out.bias)
+
     def encode(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d] and [items, d or more]."""
         h, z = self.encoder(user_base, item_base[:, : self.config.dimension], edges)

@@ -139,10 +139,9 @@ def modulated(
     voices: Voices,
     *,
     generator: torch.Generator,
-    bases: tuple[Tensor, Tensor] | None = None,
 ) -> Modulated:
-    """The batch's modulations under the network's configuration; encodes the whole graphs now, from its own `bases`."""
-    h, z = network.encode(*(bases or (network.user_base, network.item_base)), edges)
+    """The batch's modulations under the network's configuration; encodes the whole graphs now."""
+    h, z = network.encode(network.user_base, network.item_base, edges)
     heard = voices.heard(batch.users, generator=generator)
     if network.config.modulation == "attention":
         return ByAttention(network, h, z, batch, heard, voices)
@@ -179,23 +178,18 @@ def loss_of(network: Dicer, ready: Modulated, batch: Batch, likeness: Tensor | N
 
 
 def step_loss(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, generator: torch.Generator) -> Tensor:
-    """What a training step goes down: the configured loss, and with a likeness also its own against a crowd of items.
+    """What a training step goes down: the configured loss, beside the likeness where there is one.
 
-    The crowd, drawn once a step, is many times larger than the negatives that the heads can afford to see.
+    The likeness stays as it is: the heads correct it, its targets left out of the graph.
     """
+    ready = modulated(network, edges, batch, voices, generator=generator)
     if network.collaboration is None:
-        return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)
-    # the heads correct the likeness and move neither it nor the base rows that are made for it
-    still = network.user_base.detach(), network.item_base.detach()
-    ready = modulated(network, edges, batch, voices, generator=generator, bases=still)
-    items, p = len(network.item_base), batch.positives
-    crowd = torch.randint(items, (network.config.shared_negatives,), generator=generator).to(batch.items.device)
+        return loss_of(network, ready, batch)
+    p = batch.positives
     targets = torch.stack([batch.users[:, None].expand(-1, p), batch.items[:, :p]]).flatten(1)
-    user_rows, item_rows = network.collaboration(
-        network.user_base, network.item_base, edges.interactions, left_out=targets
-    )
-    users = user_rows.index_select(0, batch.users)
-    likeness = (functional.embedding(batch.items, item_rows) @ users[:, :, None]).squeeze(-1)
-    against = users @ item_rows.index_select(0, crowd).T
-    alone = sampled_softmax(likeness[:, :p], against, stands_for=items / len(crowd))
-    return alone + loss_of(network, ready, batch, likeness.detach())
+    bases = network.user_base, network.item_base
+    with torch.no_grad():
+        user_rows, item_rows = network.collaboration(*bases, edges.interactions, left_out=targets)
+        users = user_rows.index_select(0, batch.users)
+        likeness = (functional.embedding(batch.items, item_rows) @ users[:, :, None]).squeeze(-1)
+    return loss_of(network, ready, batch, likeness)

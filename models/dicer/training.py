@@ -20,6 +20,7 @@ from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
 from models.dicer.evaluation import HeldOut, Scorers, evaluate, held_out, popularity_scorer
 from models.dicer.graphs import Graphs, Indices, graphs_of, rows_of
 from models.dicer.histories import unseen_of
+from models.dicer.likeness import learn_likeness
 from models.dicer.neighbourhoods import Neighbourhoods
 from models.dicer.network import Dicer
 from models.dicer.pairs import Batch, ByExtremes, loss_of, step_loss
@@ -88,6 +89,15 @@ def train_split(
         torch.manual_seed(seed)
         network = Dicer(config, graphs.users, graphs.items).to(config.device)
         edges, sampler = edges_of(graphs, device=config.device), Sampler(graphs)
+        if network.collaboration is not None:
+            learn_likeness(
+                network,
+                edges.interactions,
+                validate=validate,
+                seed=seed,
+                checkpoint=checkpoint and checkpoint / "likeness",
+            )
+            network.silence_heads()
         on_cpu = edges if config.device == "cpu" else edges_of(graphs)
         voices = Voices(graphs, social=config.social, fanout=config.fanout, device=config.device)
         around = Neighbourhoods(graphs, config) if config.fanout and config.modulation == "extremes" else None
@@ -106,9 +116,15 @@ def train_split(
             twin = network if config.device == "cpu" else copy.deepcopy(network).cpu()
             return validate(scorers_of(twin, (twin.user_base, twin.item_base), on_cpu, graphs))
 
-        ran = fit(network, objective, judge, config=_loop(config), seed=seed, checkpoint=checkpoint, label=label)
-    if network.collaboration is not None:
-        network.collaboration.settle(network.item_base)
+        ran = fit(
+            network,
+            objective,
+            judge,
+            config=_loop(config),
+            seed=seed,
+            checkpoint=checkpoint and checkpoint / "whole",
+            label=label,
+        )
     return network.cpu().eval(), ran
 
 
@@ -162,6 +178,7 @@ def _loop(config: DicerConfig) -> LoopConfig:
         weight_decay=config.weight_decay,
         validate_every=config.validate_every,
         patience=config.patience,
+        look_first=config.collaborative_layers is not None,  # heads that correct nothing are a candidate
     )
 
 

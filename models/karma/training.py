@@ -66,11 +66,17 @@ class World:
 
 
 def train_karma(
-    training_set: TrainingSet, config: KarmaConfig, *, seed: int, checkpoint: Path | None = None
+    training_set: TrainingSet,
+    config: KarmaConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    pretraining: Path | None = None,
 ) -> TrainedKarma:
     """Train on what was known at `train_end`, stop early on the validation window, measure on both windows.
 
     With `checkpoint`, a directory, a killed run resumes and ends with the weights of one that was not killed.
+    Runs with one `pretraining`, the pre-training's checkpoint, start from the same weights: the first one makes it.
     """
     preparation = prepare(training_set.train, config)
     world = read_world(training_set.train, preparation)
@@ -85,9 +91,8 @@ def train_karma(
     run = None
     if checkpoint is not None:  # a run under other settings or data is another run
         run = checkpoint / sha256_of_json([asdict(config), training_set.fingerprint, seed])[:12]
-    pretrain(
-        network, _texts(training_set.train, preparation), config, seed=seed, checkpoint=run and run / "pretraining"
-    )
+    start = pretraining or (run and run / "pretraining")
+    pretrain(network, _texts(training_set.train, preparation), config, seed=seed, checkpoint=start)
     network.freeze_decoder()
     fitted = _train(
         network, preparation, world, training_set.validation, seed=seed, checkpoint=run and run / "training"

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +14,44 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import GATConv, MessagePassing
 
 from models.dicer.config import DicerConfig
-from models.dicer.graphs import Graphs
+from models.dicer.graphs import Graphs, Indices
+from models.dicer.twins import Twins, twins_of
 
 _COLUMNS = 16
+_FEW = 1_000_000  # edges: below, a product takes less than to look for twins
+
+Relationship = Tensor | Twins
+"""Edges: `EdgeIndex` and `Twins` (fast), or plain [2, edges] (exportable)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """The graphs of one date as tensors; edge lists are `EdgeIndex` (fast) or plain [2, edges] (exportable)."""
+    """The graphs of one date."""
 
-    friends: Tensor
-    similar_users: Tensor
-    similar_items: Tensor
+    friends: Relationship
+    similar_users: Relationship
+    similar_items: Relationship
     interactions: Tensor  # [2, pairs] of (user, item)
     # of the first three, [nodes, 1]: scales the sum over a drawn sample up to the whole list
     shares: tuple[Tensor, ...] = field(default=(), kw_only=True)
 
 
 def edges_of(graphs: Graphs, *, device: str = "cpu") -> Edges:
-    """The graphs as tensors whose edge lists multiply as sparse matrices, forwards and backwards."""
+    """The graphs as edge lists that multiply as sparse matrices, forwards and backwards."""
 
-    def fast(edges: Any, nodes: int) -> Tensor:
+    def indexed(edges: Indices, nodes: int) -> Tensor:
         index = EdgeIndex(torch.from_numpy(edges).to(device), sparse_size=(nodes, nodes), sort_order="col")
         filled: Tensor = index.fill_cache_()
         return filled
+
+    def fast(edges: Indices, nodes: int) -> Relationship:
+        if edges.shape[1] < _FEW:
+            return indexed(edges, nodes)
+        group, between = twins_of(edges, nodes)
+        if 2 * between.shape[1] > edges.shape[1]:
+            return indexed(edges, nodes)
+        whole = torch.from_numpy(edges).to(device)
+        return Twins(whole, torch.from_numpy(group).to(device), indexed(between, int(group.max()) + 1))
 
     return Edges(
         fast(graphs.friends, graphs.users),
@@ -64,8 +77,10 @@ class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is 
     def __init__(self) -> None:
         super().__init__(aggr="sum")
 
-    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """Sum over `edges`, times `share` [nodes, 1] where they are a sample, plus the self-loop of each node."""
+        if isinstance(edges, Twins):
+            return edges.sum(x)
         if isinstance(edges, EdgeIndex):
             heard: Tensor = self.propagate(edges, x=x, size=None)
         else:  # what a few columns say over all edges is held, not all of them: a night's memory depends on it
@@ -87,7 +102,7 @@ class RelationLayer(nn.Module):
         self.of_sum = nn.Linear(dimension, dimension)
         self.of_product = nn.Linear(dimension, dimension)
 
-    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, d]; `share` as in `NeighbourSum`."""
         total = self.sum(x, edges, share)
         return functional.leaky_relu(self.of_sum(total)) + functional.leaky_relu(self.of_product(x * total))
@@ -100,9 +115,9 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.attend = GATConv(dimension, dimension)  # it adds the self-loops
 
-    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, d]; attention over a sample needs no `share`."""
-        plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+        plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Twins) else edges
         heard: Tensor = functional.leaky_relu(self.attend(x, plain))
         return heard
 
@@ -116,7 +131,7 @@ class Relation(nn.Module):
         self.layers = nn.ModuleList(layer(config.dimension) for _ in range(config.layers))
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, edges: Tensor, share: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, D]: the base embedding and each layer's output at unit length."""
         outputs = [x]
         for layer in self.layers:
@@ -153,6 +168,6 @@ def _heard(x: Tensor, edges: Tensor) -> Tensor:
     return torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
 
 
-def _none(edges: Tensor) -> Tensor:
-    plain = edges.as_tensor() if isinstance(edges, EdgeIndex) else edges
+def _none(edges: Relationship) -> Tensor:
+    plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Twins) else edges
     return plain[:, :0]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.karma.compressed import SoftRows, UsedRows, compressed_sequence, query_inputs, used_rows
 from models.karma.config import KarmaConfig
 from models.karma.text import (
     EMPTY,
@@ -37,6 +38,8 @@ class Batch:
     learned: Tensor  # [N] whether the target is one that enough users have
     candidates: Tensor  # [C] catalogue rows, sorted
     candidate_inputs: dict[str, Tensor]
+    history_items: Tensor  # columns of `candidates` whose soft tokens the histories name; none where they are words
+    history_queries: dict[str, Tensor] | None  # inputs of the queries that follow them; None where there is none
     owned: Tensor  # [B, M] catalogue rows of the whole history of each user, padded with -1
     shares: Tensor  # [sources, C] chance of each candidate in one draw of each source
     draws: Tensor  # [sources]
@@ -58,6 +61,7 @@ class Sampler:
     earliest_end: Rows  # per history: the fewest events that fill the token budget
     category: Rows  # code of each item
     members: Sequence[Rows]  # items of each category
+    soft: SoftRows | None  # None where histories are words
     learnable: NDArray[np.bool_]  # items that at least `target_min_users` users have
     shares: NDArray[np.float64]  # [3, items]: as a target, by popularity, by the category of a target
 
@@ -84,9 +88,16 @@ class Sampler:
             config,
             catalogue,
             usable,
-            np.array([_earliest_end(history, catalogue, config.sequence_tokens) for history in usable], np.int64),
+            np.array([_earliest_end(history, catalogue, config) for history in usable], np.int64),
             category.astype(np.int64),
             [np.flatnonzero(category == code) for code in range(len(names))],
+            SoftRows.of(
+                (query for history in usable for query in history.queries),
+                items=len(catalogue),
+                width=config.soft_width,
+            )
+            if config.soft_width
+            else None,
             users >= config.target_min_users,
             shares / shares.sum(axis=1, keepdims=True),
         )
@@ -105,14 +116,17 @@ class Sampler:
         ahead, shape = np.cumsum(counts) - counts, (len(cut), self.config.decoded_positions)
         picked = ahead[:, None] + rng.integers(counts[:, None], size=shape)
         decoded = wanted[picked]
+        read = self._used([sequence.tokens for sequence in sequences])
         return Batch(
-            input_ids=torch.from_numpy(padded([sequence.tokens for sequence in sequences])[0]),
+            input_ids=torch.from_numpy(padded(read.sequences)[0]),
             rows=torch.from_numpy(rows),
             positions=torch.from_numpy(np.concatenate([sequence.interests for sequence in sequences])),
             targets=torch.from_numpy(np.searchsorted(candidates, wanted)),
             learned=torch.from_numpy(self.learnable[wanted]),
             candidates=torch.from_numpy(candidates),
             candidate_inputs=self._candidate_inputs(candidates, rng),
+            history_items=torch.from_numpy(np.searchsorted(candidates, read.items)),
+            history_queries=self._query_inputs(read.queries),
             owned=torch.from_numpy(_block([self.histories[row].items for row in chosen])),
             shares=torch.from_numpy(self.shares[:, candidates]).float(),
             draws=torch.from_numpy(sources).float(),
@@ -133,9 +147,24 @@ class Sampler:
         end = int(rng.integers(self.earliest_end[row], len(history.items) + 1))
         dropped = rng.random(end) < self.config.query_dropout
         queries = [EMPTY if gone else query for gone, query in zip(dropped, history.queries[:end], strict=True)]
-        items = [self.catalogue.history_tokens[int(item)] for item in history.items[: end - 1]]
-        sequence = history_sequence(items, queries, limit=self.config.sequence_tokens)
+        past, limit = history.items[: end - 1], self.config.history_limit
+        if self.soft is not None:
+            sequence = compressed_sequence(past, queries, self.soft, limit=limit)
+        else:
+            words = [self.catalogue.history_tokens[int(item)] for item in past]
+            sequence = history_sequence(words, queries, limit=limit)
         return sequence, history.items[sequence.first : end]
+
+    def _used(self, sequences: list[Tokens]) -> UsedRows:
+        """The items of a history are candidates too, each being the target of its own `[INT]`: they are read once."""
+        return UsedRows(sequences, EMPTY, []) if self.soft is None else used_rows(sequences, self.soft)
+
+    def _query_inputs(self, queries: list[Tokens]) -> dict[str, Tensor] | None:
+        if not queries:
+            return None
+        width = self.catalogue.pictures.shape[1]
+        inputs = query_inputs(queries, soft_tokens=self.config.soft_width, picture_width=width)
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def _candidate_inputs(self, candidates: Rows, rng: np.random.Generator) -> dict[str, Tensor]:
         """Inputs of the item encoder; some items are shown as if they were new."""
@@ -155,14 +184,14 @@ class Sampler:
         return torch.from_numpy(padded(texts)[0].reshape(*items.shape, -1))
 
 
-def _earliest_end(history: History, catalogue: Catalogue, limit: int) -> int:
-    """How many events, from the first, fit into `limit` tokens, the last one as target only."""
-    used = 1
+def _earliest_end(history: History, catalogue: Catalogue, config: KarmaConfig) -> int:
+    """How many events, from the first, fit into the budget, the last one as target only."""
+    used, soft = 1, config.soft_width
     for event, (item, query) in enumerate(zip(history.items, history.queries, strict=True)):
-        head = len(query) + 2 if len(query) else 1
-        if used + head > limit:
+        head = 1 + ((soft or len(query) + 1) if len(query) else 0)
+        if used + head > config.history_limit:
             return event
-        used += head + len(catalogue.history_tokens[int(item)])
+        used += head + (soft or len(catalogue.history_tokens[int(item)]))
     return len(history.items)
 
 

@@ -17,6 +17,9 @@ class KarmaConfig:
     history_item_tokens: int = 8  # an item inside a history
     item_tokens: int = 20  # an item on its own, and the semantic text to decode
     history_text: Literal["title", "text"] = "title"
+    history: Literal["tokens", "compressed"] = "tokens"  # an event's query and item: their words, or soft tokens
+    compressed_tokens: int = 1  # soft tokens that stand for an item, or a query, in a compressed history
+    compressed_sequence_tokens: int = 64  # the budget of a compressed history, as sequence_tokens
 
     # Network
     layers: int = 2
@@ -63,6 +66,12 @@ class KarmaConfig:
         event = self.query_tokens + self.history_item_tokens + 2
         if self.sequence_tokens < event + self.query_tokens + 3:
             raise ValueError(f"sequence_tokens must hold one event of {event} tokens, got {self.sequence_tokens}")
+        event = 2 * self.compressed_tokens + 1
+        if self.compressed_tokens < 1 or self.compressed_sequence_tokens < event + self.compressed_tokens + 2:
+            raise ValueError(
+                f"compressed_sequence_tokens must hold one event of {event} and compressed_tokens be at least 1, "
+                f"got {self.compressed_sequence_tokens} and {self.compressed_tokens}"
+            )
         if self.batch < 2:
             raise ValueError(f"batch must be at least 2: read-outs are centred over it, got {self.batch}")
         for name in ("dropout", "id_dropout", "query_dropout"):
@@ -71,6 +80,16 @@ class KarmaConfig:
         for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def history_limit(self) -> int:
+        """Tokens of a whole history, of whichever kind they are."""
+        return self.sequence_tokens if self.history == "tokens" else self.compressed_sequence_tokens
+
+    @property
+    def soft_width(self) -> int:
+        """Soft tokens of an item inside a history; 0 where histories are words."""
+        return 0 if self.history == "tokens" else self.compressed_tokens
 
 
 def karma() -> KarmaConfig:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from models.karma.compressed import Histories, UsedRows, latest_histories, query_inputs, used_rows
 from models.karma.network import Karma
 from models.karma.text import (
     EMPTY,
@@ -26,7 +28,6 @@ from models.karma.text import (
     Rows,
     Tokens,
     encode,
-    latest_sequence,
     length_batches,
     padded,
 )
@@ -34,6 +35,7 @@ from models.metrics import Ranks, hit_rate, mean_reciprocal_rank, ndcg, rank_of_
 
 NEW_USER = History(EMPTY, [])
 BATCH_TOKENS = 8192
+Inputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -111,23 +113,47 @@ def encode_catalogue(network: Karma, catalogue: Catalogue) -> NDArray[np.float32
     return vectors
 
 
-def encode_users(network: Karma, sequences: Sequence[Tokens]) -> NDArray[np.float32]:
+def encode_users(network: Karma, histories: Histories) -> NDArray[np.float32]:
     """Interests [sequences, d]."""
+    sequences, soft = histories.sequences, None
+    if histories.rows is not None:
+        used = used_rows(sequences, histories.rows)
+        sequences, soft = used.sequences, _soft_table(network, used, histories.catalogue)
     vectors = np.empty((len(sequences), network.identity.embedding_dim), np.float32)
     for rows in length_batches(np.array([len(tokens) for tokens in sequences], np.int64), tokens=BATCH_TOKENS):
         ids, lengths = padded([sequences[row] for row in rows])
-        vectors[rows] = network.encode_history(torch.from_numpy(ids), torch.from_numpy(lengths)).numpy()
+        vectors[rows] = network.encode_history(torch.from_numpy(ids), torch.from_numpy(lengths), soft).numpy()
     return vectors
 
 
-def user_sequences(targets: Targets, catalogue: Catalogue, *, limit: int, with_query: bool = False) -> list[Tokens]:
+def _soft_table(network: Karma, used: UsedRows, catalogue: Catalogue) -> torch.Tensor:
+    """Soft tokens [R, H] of the items, then the queries, that histories name, and a last row of zeros."""
+    width, pictures = catalogue.soft_tokens, catalogue.pictures.shape[1]
+
+    def items(part: Rows) -> Inputs:
+        return catalogue.inputs(used.items[part])
+
+    def queries(part: Rows) -> Inputs:
+        return query_inputs([used.queries[row] for row in part], soft_tokens=width, picture_width=pictures)
+
+    lengths = np.array([len(query) for query in used.queries], np.int64)
+    sides = ((catalogue.tokens.lengths[used.items], items), (lengths, queries))
+    tables = [_soft(network, lengths + width + 1, inputs) for lengths, inputs in sides]
+    return torch.cat([*tables, torch.zeros(1, tables[0].shape[1])])
+
+
+def _soft(network: Karma, lengths: Rows, inputs: Callable[[Rows], Inputs]) -> torch.Tensor:
+    soft = torch.zeros(len(lengths), network.read_outs, network.vocabulary.shape[1])
+    for part in length_batches(lengths, tokens=BATCH_TOKENS):
+        given = {name: torch.from_numpy(value) for name, value in inputs(part).items() if name != "id_index"}
+        soft[torch.from_numpy(part)] = network.to_soft(network.read_items(**given))
+    return soft.flatten(0, 1)
+
+
+def user_sequences(targets: Targets, catalogue: Catalogue, *, limit: int, with_query: bool = False) -> Histories:
     """What the history encoder reads for each target's user, with the target's own query or without one."""
-    return [
-        latest_sequence(
-            history, catalogue.history_tokens, limit=limit, current_query=query if with_query else EMPTY
-        ).tokens
-        for history, query in zip(targets.histories, targets.queries, strict=True)
-    ]
+    queries = targets.queries if with_query else [EMPTY] * len(targets)
+    return latest_histories(targets.histories, queries, catalogue, limit=limit)
 
 
 def ranks(targets: Targets, score: Callable[[slice], NDArray[np.floating]], *, rows: int = 256) -> Ranks:
@@ -163,6 +189,7 @@ def figures(found: Ranks) -> dict[str, float]:
     return {
         "HR@10": hit_rate(found, 10),
         "HR@50": hit_rate(found, 50),
+        "HR@200": hit_rate(found, 200),
         "NDCG@10": ndcg(found, 10),
         "MRR": mean_reciprocal_rank(found),
     }
@@ -176,7 +203,7 @@ def report(
     `model` and `popularity` are over the first target of each user with a history: those whom the night serves. The
     same over all targets says it with less noise; a user then counts as often as it has targets.
     """
-    items, limit = encode_catalogue(network, catalogue), preparation.config.sequence_tokens
+    items, limit = encode_catalogue(network, catalogue), preparation.config.history_limit
     once, first, of_user = targets.by_user()
     users = encode_users(network, user_sequences(once, catalogue, limit=limit))
     asked = encode_users(network, user_sequences(once, catalogue, limit=limit, with_query=True))

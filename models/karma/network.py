@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3Model
 
+from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
 from models.karma.text import BOS, EOS, PAD
 
@@ -36,6 +37,9 @@ class Karma(nn.Module):
         self.identity = nn.Embedding(items + 1, config.embedding, padding_idx=0)
         nn.init.zeros_(self.identity.weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        # A read-out state as a token of a compressed history.
+        self.compressor = nn.Linear(config.hidden, config.hidden) if config.soft_width else None
+        self.read_outs = max(1, config.soft_width)
         self.soft = nn.Linear(config.embedding, config.soft_tokens * config.hidden)  # P: decoding only
         self.painter = nn.Linear(config.embedding, picture_width)  # decoding only
         self.decoder = copy.deepcopy(self.backbone) if config.reconstruction_decoder == "frozen" else None
@@ -71,10 +75,19 @@ class Karma(nn.Module):
         """z = l2norm(W_z centre(h)), [N, d] of states [N, H]."""
         return functional.normalize(self.interest(states), dim=-1)
 
-    def encode_history(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Interest z [B, d] at the last token of each history, its `[INT]`."""
-        states = self.read(self.embed(input_ids), *causal(input_ids.shape[1], input_ids))
-        return self.to_interest(states[torch.arange(states.shape[0], device=states.device), lengths - 1])
+    def embed_history(self, input_ids: Tensor, soft: Tensor | None = None) -> Tensor:
+        """Embeddings [B, S, H] of histories: of tokens, or with `soft` [R, H] of marks and rows of it.
+
+        In a compressed history `FIRST_SOFT` + r is row r.
+        """
+        if soft is None:
+            return self.embed(input_ids)
+        marks = functional.embedding(input_ids.clamp(max=FIRST_SOFT - 1), self.vocabulary[:FIRST_SOFT])
+        return torch.where(input_ids[..., None] < FIRST_SOFT, marks, soft[(input_ids - FIRST_SOFT).clamp(min=0)])
+
+    def encode_history(self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None) -> Tensor:
+        """Interest z [B, d] at the last token of each history, its `[INT]`; `soft` as in `embed_history`."""
+        return self.to_interest(self.read_at(self.embed_history(input_ids, soft), lengths[:, None] - 1)[:, 0])
 
     def encode_items(
         self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor, id_index: Tensor
@@ -83,25 +96,55 @@ class Karma(nn.Module):
 
         The content has length 1 before the id is added, so that zero-initialised ids can come to matter.
         """
+        return self.to_items(self.read_items(token_ids, lengths, picture, has_picture), id_index)
+
+    def read_items(self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor) -> Tensor:
+        """States [B, K, H] at the K tokens that close each text; also of queries, which have no picture."""
         seen = torch.where(has_picture[:, None], self.picture(picture), self.no_picture)
         embeddings = torch.cat([seen[:, None], self.embed(token_ids)], dim=1)  # the picture is token 0
-        states = self.read(embeddings, *causal(embeddings.shape[1], embeddings))
-        read_out = states[torch.arange(states.shape[0], device=states.device), lengths]
-        content = functional.normalize(self.item(read_out), dim=-1)
+        closing = torch.arange(1 - self.read_outs, 1, device=lengths.device)
+        return self.read_at(embeddings, lengths[:, None] + closing)
+
+    def to_items(self, states: Tensor, id_index: Tensor) -> Tensor:
+        """Item embeddings [B, d] of states [B, K, H]."""
+        content = functional.normalize(self.item(states[:, -1]), dim=-1)
         return functional.normalize(content + self.identity(id_index), dim=-1)
 
-    def read_history(self, input_ids: Tensor) -> Tensor:
-        """States [B, S, H] of whole histories; every `[INT]` among them is a training position."""
-        return self.read(self.embed(input_ids), *causal(input_ids.shape[1], input_ids))
+    def to_soft(self, states: Tensor) -> Tensor:
+        """Soft tokens [B, K, H] of states [B, K, H]: an item, or a query, as a compressed history names it."""
+        assert self.compressor is not None, "made with history = tokens"
+        soft: Tensor = self.compressor(states)
+        return soft
 
-    def read_with_segments(self, input_ids: Tensor, at: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    def soft_table(self, items: Tensor, queries: dict[str, Tensor] | None) -> Tensor:
+        """Soft tokens [R, H] of items, given as states [B, K, H], then of queries, given as inputs of `read_items`.
+
+        A last row of zeros, which nothing names, keeps a table without items and queries from being empty.
+        """
+        parts = [self.to_soft(items)]
+        if queries is not None:
+            parts.append(self.to_soft(self.read_items(**{k: v for k, v in queries.items() if k != "id_index"})))
+        return functional.pad(torch.cat([part.flatten(0, 1) for part in parts]), (0, 0, 0, 1))
+
+    def read_at(self, embeddings: Tensor, at: Tensor) -> Tensor:
+        """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""
+        states = self.read(embeddings, *causal(embeddings.shape[1], embeddings))
+        return states.gather(1, at[..., None].expand(-1, -1, states.shape[-1]))
+
+    def read_history(self, input_ids: Tensor, soft: Tensor | None = None) -> Tensor:
+        """States [B, S, H] of whole histories; every `[INT]` among them is a training position."""
+        return self.read(self.embed_history(input_ids, soft), *causal(input_ids.shape[1], input_ids))
+
+    def read_with_segments(
+        self, input_ids: Tensor, at: Tensor, segments: Tensor, soft: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """States of histories [B, S, H], and of G text segments a history [B, G, T, H] that nothing else can see.
 
         Segment g of `segments` [B, G, T] continues its history after position `at` [B, G]: it sees the history up to
         there, and itself.
         """
         length = input_ids.shape[1]
-        embeddings = self.embed(torch.cat([input_ids, segments.flatten(1)], dim=1))
+        embeddings = torch.cat([self.embed_history(input_ids, soft), self.embed(segments.flatten(1))], dim=1)
         states = self.read(embeddings, *segmented(length, at, segments.shape[2]))
         return states[:, :length], states[:, length:].reshape(*segments.shape, -1)
 
@@ -171,7 +214,7 @@ def _language_model(config: KarmaConfig, vocabulary: int) -> Qwen3Config:
         num_attention_heads=config.heads,
         num_key_value_heads=config.heads,
         head_dim=config.hidden // config.heads,
-        max_position_embeddings=config.sequence_tokens + config.item_tokens + config.soft_tokens + 2,
+        max_position_embeddings=config.history_limit + config.item_tokens + config.soft_tokens + 2,
         tie_word_embeddings=True,
         use_cache=False,
         attn_implementation="sdpa",

@@ -130,13 +130,15 @@ class Catalogue:
     pictures: NDArray[np.float32]  # [items, picture_width], zeros where there is none
     has_picture: NDArray[np.bool_]
     id_index: Rows
+    soft_tokens: int = 0  # of an item in a compressed history; 0 where histories are words
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def inputs(self, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Inputs of the item encoder for `rows`, in its order; `[ITEM]` closes each text."""
-        token_ids, lengths = padded([np.append(self.tokens[row], ITEM) for row in rows])
+        """Inputs of the item encoder for `rows`, in its order; `[ITEM]` closes each text, once for each soft token."""
+        closing = [ITEM] * max(1, self.soft_tokens)
+        token_ids, lengths = padded([np.append(self.tokens[row], closing) for row in rows])
         return {
             "token_ids": token_ids,
             "lengths": lengths,
@@ -158,6 +160,7 @@ def read_catalogue(table: pa.Table | pa.RecordBatch, preparation: Preparation) -
         pictures,
         has_picture,
         np.array([preparation.item_index.get(item, 0) for item in ids], np.int64),
+        config.soft_width,
     )
 
 
@@ -226,13 +229,15 @@ class HistorySequence:
     first: int  # events before this one were dropped to stay within the budget
 
 
-def history_sequence(items: Sequence[Tokens], queries: Sequence[Tokens], *, limit: int) -> HistorySequence:
+def history_sequence(
+    items: Sequence[Tokens], queries: Sequence[Tokens], *, limit: int, opening: Sequence[int] = (QUERY,)
+) -> HistorySequence:
     """The sequence of `items` and their `queries`, which end with one more: the current query, or no tokens.
 
-    Whole events are dropped, oldest first, until `limit` tokens hold the rest.
+    `opening` announces a query. Whole events are dropped, oldest first, until `limit` tokens hold the rest.
     """
     assert len(queries) == len(items) + 1
-    heads = [np.array([QUERY, *query, INT] if len(query) else [INT], np.int64) for query in queries]
+    heads = [np.array([*opening, *query, INT] if len(query) else [INT], np.int64) for query in queries]
     lengths = [len(head) + len(item) for head, item in zip(heads, items, strict=False)]
     room, first = limit - 1 - len(heads[-1]), len(items)
     while first and lengths[first - 1] <= room:

@@ -18,6 +18,7 @@ from features.files import sha256_of_json
 from features.training_sets import TrainingSet
 from models.karma import evaluation
 from models.karma.batches import Batch, Sampler
+from models.karma.compressed import Histories
 from models.karma.config import KarmaConfig
 from models.karma.losses import action_loss, false_negatives, log_expected_draws, picture_loss, text_loss
 from models.karma.network import Karma
@@ -31,7 +32,6 @@ from models.karma.text import (
     History,
     Preparation,
     Ragged,
-    Tokens,
     encode,
     padded,
     picture_width,
@@ -166,13 +166,14 @@ def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, c
 def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
     """L = L_action + λ_gen L_gen + λ_rec L_rec + λ_picture L_picture; a term with λ = 0 costs nothing."""
     generated: Tensor | None = None
+    items, soft = _read_candidates(network, batch)
     if config.lambda_generation > 0:
         at = batch.positions[batch.decoded]
-        states, generated = network.read_with_segments(batch.input_ids, at, batch.generation_segments)
+        states, generated = network.read_with_segments(batch.input_ids, at, batch.generation_segments, soft)
     else:
-        states = network.read_history(batch.input_ids)
+        states = network.read_history(batch.input_ids, soft)
     interests = network.to_interest(states[batch.rows, batch.positions])
-    loss = _action(network, batch, interests)
+    loss = _action(network, batch, interests, items)
     if generated is not None:
         generation = text_loss(generated, network.vocabulary, batch.decoded_texts, padding=PAD)
         loss = loss + config.lambda_generation * generation
@@ -188,8 +189,18 @@ def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
     return loss
 
 
-def _action(network: Karma, batch: Batch, interests: Tensor) -> Tensor:
-    items = network.encode_items(**batch.candidate_inputs)
+def _read_candidates(network: Karma, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Candidates' embeddings [C, d], and the soft tokens that the batch's histories name if they are compressed."""
+    inputs = dict(batch.candidate_inputs)
+    id_index = inputs.pop("id_index")
+    states = network.read_items(**inputs)
+    items = network.to_items(states, id_index)
+    if network.compressor is None:
+        return items, None
+    return items, network.soft_table(states[batch.history_items], batch.history_queries)
+
+
+def _action(network: Karma, batch: Batch, interests: Tensor, items: Tensor) -> Tensor:
     masked = false_negatives(batch.candidates, batch.rows, batch.owned, batch.targets)
     log_q = log_expected_draws(batch.shares, batch.draws)
     losses = action_loss(interests, items, batch.targets, scale=network.scale, log_q=log_q, masked=masked)
@@ -230,7 +241,7 @@ def _train(
 
 def _watched(
     labels: pa.Table, world: World, preparation: Preparation, *, seed: int
-) -> tuple[evaluation.Targets, NDArray[np.int64], list[Tokens]]:
+) -> tuple[evaluation.Targets, NDArray[np.int64], Histories]:
     """What validation looks at: targets of some users with a history, the user of each, and every user's sequence.
 
     Several targets a user: where users are few, one each would leave early stopping to chance.
@@ -244,7 +255,7 @@ def _watched(
     chosen = {known[place] for place in order.tolist()}
     watched = targets.take([row for row, user in enumerate(targets.users) if user in chosen])
     once, _, of_user = watched.by_user()
-    return watched, of_user, evaluation.user_sequences(once, world.catalogue, limit=config.sequence_tokens)
+    return watched, of_user, evaluation.user_sequences(once, world.catalogue, limit=config.history_limit)
 
 
 def _metrics(

@@ -21,7 +21,8 @@ from features.contracts import FEATURES, KARMA_ITEM_EMBEDDING, KARMA_USER_INTERE
 from features.errors import MissingInput
 from features.partitions import partition_path, write_rows
 from models.karma import evaluation
-from models.karma.text import latest_sequence
+from models.karma.compressed import latest_histories
+from models.karma.text import EMPTY
 from models.karma.training import TrainedKarma, read_world
 from tests.karma_world import KARMA_EXPORTED, ExportedKarma, catalogue, histories
 
@@ -67,9 +68,9 @@ def test_every_row_gets_the_vector_that_torch_computes(night: Night, tmp_path: P
     )
     for view, name, key in (("item_catalog", FILES[0], "item_id"), ("user_history", FILES[1], "user_id")):
         assert pq.read_table(tmp_path / name)[key].to_pylist() == night.features[view][key].to_pylist()
-    world, limit = read_world(night.features, night.trained.preparation), KARMA_EXPORTED.sequence_tokens
-    tokens = world.catalogue.history_tokens
-    sequences = [latest_sequence(history, tokens, limit=limit).tokens for history in world.histories.values()]
+    world, limit = read_world(night.features, night.trained.preparation), KARMA_EXPORTED.history_limit
+    pasts = list(world.histories.values())
+    sequences = latest_histories(pasts, [EMPTY] * len(pasts), world.catalogue, limit=limit)
     with torch.no_grad():
         assert np.abs(items - evaluation.encode_catalogue(night.trained.network, world.catalogue)).max() < 1e-5
         assert np.abs(users - evaluation.encode_users(night.trained.network, sequences)).max() < 1e-5

@@ -1,7 +1,9 @@
 """The one training loop: steps, validation, early stopping, and a checkpoint that resumes exactly.
 
-A step's randomness depends on `(seed, step)` only, so a run that was killed and resumed ends with the
-same weights as one that was not.
+A batch's randomness depends on the seed and its number only, so a run that was killed and resumed ends with the
+same weights as one that was not. A step may average the gradients of several batches (`accumulate`); under `torchrun`
+the processes share them out, so that the configuration alone, not how many processes there are, decides what is
+learned: the same batches, the same averages, up to the order in which floating-point numbers are added.
 """
 
 from __future__ import annotations
@@ -10,20 +12,23 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from features.files import read_json, replacing_directory
+from models import processes
 
 log = logging.getLogger(__name__)
 
 Objective = Callable[[int, torch.Generator], Tensor]
-"""`objective(step, generator) -> scalar loss`; draws its batch from the generator alone."""
+"""`objective(step, generator) -> scalar loss` of one batch, drawn from the generator alone."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class LoopConfig:
     validate_every: int = 50
     patience: int = 4  # validations without a new best before stopping
     look_first: bool = False  # whether the weights as they come are a candidate for the best
+    accumulate: int = 1  # batches a step; the processes of a run share them
 
 
 @dataclass(frozen=True)
@@ -73,26 +79,31 @@ def fit(
     """Train `network` in place and leave its best weights in it; `validate` returns higher for better.
 
     With `checkpoint`, a directory, the state is saved at every validation and found again after a kill.
-    Raises FloatingPointError if the loss is not finite.
+    Raises FloatingPointError if the loss is not finite, ValueError if processes cannot share the batches of a step.
     """
+    if config.accumulate % processes.count():
+        raise ValueError(f"accumulate must be a multiple of the {processes.count()} processes, got {config.accumulate}")
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = _start(network, optimizer, checkpoint)
+    loss_of = _differentiable(network, objective)
     if config.look_first and state.step == 0:
         network.eval()
         with torch.no_grad():
-            state.best_value = validate()
+            state.best_value = processes.decided(validate)
     remaining = range(state.step, config.steps)
     for step in tqdm(remaining, desc=label, initial=state.step, total=config.steps, disable=None, leave=False):
         if _out_of_patience(state, config):
             break
-        loss = _step(network, optimizer, objective, step, config=config, seed=seed)
+        loss = _step(network, optimizer, loss_of, step, config=config, seed=seed)
         state.step = step + 1
         if state.step % config.validate_every == 0 or state.step == config.steps:
             _look(network, validate, state, loss)
             log.info("%s step %d loss %.4f validation %.4f", label, state.step, loss, state.history[-1][2])
             if checkpoint is not None:
-                _save(network, optimizer, state, checkpoint)
-    network.load_state_dict(state.best)
+                if processes.rank() == 0:
+                    _save(network, optimizer, state, checkpoint)
+                processes.wait()
+    _restore(network, state.best)
     return Fit(state.best_value, state.best_step, state.step, tuple(state.history))
 
 
@@ -107,10 +118,29 @@ def learning_rate_share(step: int, config: LoopConfig) -> float:
     return warm * (1.0 - (1.0 - config.final_share) * step / max(1, config.steps - 1))
 
 
+class _Loss(nn.Module):
+    """The objective as a module of the network's weights, which is what gradients are averaged for."""
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, step: int, generator: torch.Generator) -> Tensor:
+        return self.objective(step, generator)
+
+
+def _differentiable(network: nn.Module, objective: Objective) -> nn.Module:
+    loss_of = _Loss(network, objective)
+    if processes.count() == 1:
+        return loss_of
+    # Buffers are averaged in `_step`: a broadcast would keep what the first process saw and forget the others'.
+    return DistributedDataParallel(loss_of, broadcast_buffers=False, find_unused_parameters=True)
+
+
 def _step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    objective: Objective,
+    loss_of: nn.Module,
     step: int,
     *,
     config: LoopConfig,
@@ -119,27 +149,60 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * learning_rate_share(step, config)
     network.train()
-    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator: give it back as it was
-        generator = step_generator(seed, step)
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        loss = objective(step, generator)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.zero_grad(set_to_none=True)
+    mine = range(processes.rank(), config.accumulate, processes.count())
+    losses, buffers = [], _Buffers(network, batches=len(mine))
+    for part in mine:
+        # gradients meet once a step, after the last batch of each process
+        alone = isinstance(loss_of, DistributedDataParallel) and part != mine[-1]
+        with torch.random.fork_rng(devices=[]), loss_of.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            generator = step_generator(seed, step * config.accumulate + part)
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout; given back after
+            loss = loss_of(step, generator)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"loss is {loss.item()} at step {step}")
+            (loss / len(mine)).backward()
+        losses.append(loss.detach())
+        buffers.seen()
+    buffers.settle()
     nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
     optimizer.step()
-    return float(loss.detach())
+    return float(processes.average(torch.stack(losses).mean()))
+
+
+class _Buffers:
+    """Running statistics of a step: every batch updates those from before the step, and the average stays.
+
+    So they do not depend on the order of a step's batches, nor on which process saw which.
+    """
+
+    def __init__(self, network: nn.Module, *, batches: int) -> None:
+        shared = batches > 1 or processes.count() > 1
+        self.buffers = [buffer for buffer in network.buffers() if shared]
+        self.before = [buffer.clone() for buffer in self.buffers]
+        self.sums = [torch.zeros_like(buffer) for buffer in self.buffers]
+        self.batches = batches
+
+    def seen(self) -> None:
+        """Take in what a batch left, and put back what was before it."""
+        for buffer, before, total in zip(self.buffers, self.before, self.sums, strict=True):
+            total += buffer
+            buffer.copy_(before)
+
+    def settle(self) -> None:
+        """Leave the averages; a counter counts the step."""
+        for buffer, total in zip(self.buffers, self.sums, strict=True):
+            buffer.copy_(processes.average(total.double() / self.batches))
 
 
 def _look(network: nn.Module, validate: Callable[[], float], state: _State, loss: float) -> None:
     network.eval()
     with torch.no_grad():
-        value = validate()
+        value = processes.decided(validate)
     state.history.append((state.step, loss, value))
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step
-        state.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        state.best = _learned(network)
 
 
 def _out_of_patience(state: _State, config: LoopConfig) -> bool:
@@ -147,11 +210,11 @@ def _out_of_patience(state: _State, config: LoopConfig) -> bool:
 
 
 def _start(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> _State:
-    fresh = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    fresh = _learned(network)
     if checkpoint is None or not (checkpoint / "state.json").is_file():
         return _State(0, -math.inf, 0, [], fresh)
     saved = read_json(checkpoint / "state.json")
-    network.load_state_dict(load_file(checkpoint / "last.safetensors"))
+    _restore(network, load_file(checkpoint / "last.safetensors"))
     _load_optimizer(network, optimizer, load_file(checkpoint / "optimizer.safetensors"))
     history = [(int(step), float(loss), float(value)) for step, loss, value in saved["history"]]
     best = load_file(checkpoint / "best.safetensors")
@@ -160,8 +223,8 @@ def _start(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Pat
 
 def _save(network: nn.Module, optimizer: torch.optim.Optimizer, state: _State, checkpoint: Path) -> None:
     with replacing_directory(checkpoint) as directory:
-        save_file(_untied(network.state_dict()), directory / "last.safetensors")
-        save_file(_untied(state.best), directory / "best.safetensors")
+        save_file(_learned(network), directory / "last.safetensors")
+        save_file(state.best, directory / "best.safetensors")
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         moments = {
             f"{names[id(parameter)]}|{moment}": value.contiguous()
@@ -186,6 +249,22 @@ def _load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, moment
         optimizer.state[parameters[name]][moment] = value if moment == "step" else value.to(parameters[name].device)
 
 
-def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies, because safetensors refuses two names for one memory."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+def _frozen(network: nn.Module) -> set[str]:
+    named = network.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def _learned(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of what training moves: all but frozen parameters, which are as they were when a run begins again.
+
+    Copies, also because safetensors refuses two names for one memory.
+    """
+    frozen, state = _frozen(network), network.state_dict()
+    return {name: value.detach().clone().contiguous() for name, value in state.items() if name not in frozen}
+
+
+def _restore(network: nn.Module, learned: dict[str, Tensor]) -> None:
+    """Put back what `_learned` took. Raises RuntimeError if it is of another network."""
+    frozen = _frozen(network)
+    rest = {name: value for name, value in network.state_dict().items() if name in frozen}
+    network.load_state_dict({**rest, **learned})

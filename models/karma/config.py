@@ -21,6 +21,15 @@ class KarmaConfig:
     compressed_tokens: int = 1  # soft tokens that stand for an item, or a query, in a compressed history
     compressed_sequence_tokens: int = 64  # the budget of a compressed history, as sequence_tokens
 
+    # Language model: the built-in one (`layers` to `feedforward` below), or a pre-trained one with its own tokenizer
+    backbone: str = ""  # a directory, or an id on the hub, of a causal language model; empty: the built-in one
+    backbone_revision: str = "main"  # on the hub: a branch, a tag or, to be repeatable, a commit
+    adaptation: Literal["full", "lora", "frozen"] = "full"  # what of a pre-trained one learns
+    lora_rank: int = 16
+    lora_alpha: int = 32  # corrections are scaled by alpha / rank
+    lora_dropout: float = 0.05
+    lora_modules: str = "all-linear"  # or names of linear layers with commas: q_proj,v_proj
+
     # Network
     layers: int = 2
     hidden: int = 96
@@ -36,16 +45,23 @@ class KarmaConfig:
     lambda_generation: float = 0.3
     lambda_reconstruction: float = 0.3
     lambda_picture: float = 0.0
+    regulariser_decay: float = 1.0  # share of every λ that is left at the last step; they fall linearly
     reconstruction_decoder: Literal["shared", "frozen"] = "shared"  # frozen: only P and z can learn
     target_min_users: int = 2  # a rarer target's text may come from the very event: finding it would be copying
     soft_tokens: int = 2  # P(z)
     decoded_positions: int = 2  # positions of a sequence that generate and reconstruct
 
     # Batches
-    batch: int = 32  # sequences a step
+    batch: int = 32  # sequences; negatives are of the same batch
+    accumulation: int = 1  # batches a step; processes of torchrun share them
     query_dropout: float = 0.3
     popularity_negatives: int = 64  # drawn by (events + 1)^0.75
     category_negatives: int = 32  # of the category of a target
+
+    # Arithmetic
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the language model's products while it trains
+    gradient_checkpointing: bool = False  # states are computed twice and kept once
 
     # Loops
     pretraining_steps: int = 300
@@ -74,7 +90,11 @@ class KarmaConfig:
             )
         if self.batch < 2:
             raise ValueError(f"batch must be at least 2: read-outs are centred over it, got {self.batch}")
-        for name in ("dropout", "id_dropout", "query_dropout"):
+        if self.accumulation < 1:
+            raise ValueError(f"accumulation must be at least 1, got {self.accumulation}")
+        if self.adaptation != "full" and not self.backbone:
+            raise ValueError(f"adaptation {self.adaptation!r} is of a pre-trained backbone, and none is named")
+        for name in ("dropout", "id_dropout", "query_dropout", "lora_dropout", "regulariser_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture"):

@@ -6,17 +6,14 @@ best on the validation part, and uses its configuration for every other seed. On
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from features.files import read_json, sha256_of_json, write_json
+from models.benchmark import environment, peak_memory_mib, reset_peak_memory
 from models.dicer.baselines import (
     FactorConfig,
     bpr_grid,
@@ -167,7 +164,7 @@ class _Run:
 
     def result(self) -> dict[str, Any]:
         """The whole file: the kept trial on both parts, and on validation what it was chosen from."""
-        _reset_peak_memory()
+        reset_peak_memory()
         split, selection = self.protocol.read(self.places.data, self.seed), self.protocol.selection
         best, trained, told = -1, None, {}
         competed = []
@@ -189,8 +186,8 @@ class _Run:
             "test": dict(split.test.evaluate(trained.scorers, self.protocol.cutoffs).metrics),
             "graphs": dict(self.arm.graphs),
             "split": split.facts(),
-            "peak_memory_mib": _peak_memory_mib(),
-            "environment": _environment(),
+            "peak_memory_mib": peak_memory_mib(),
+            "environment": environment(_LIBRARIES),
         }
 
     def _candidates(self) -> Sequence[int]:
@@ -265,26 +262,3 @@ def _dicer_training(similar_cap: int | None) -> Train:
 
 def _trained(scorers: Scorers, ran: Fit, epochs: float) -> Trained:
     return Trained(scorers, ran.steps, ran.best_step, epochs)
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _reset_peak_memory() -> None:
-    """Forget the peak of earlier runs in this process; where the system does not let us, it counts from the start."""
-    with suppress(FileNotFoundError, PermissionError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_memory_mib() -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
-    return int(lines["VmHWM"].split()[0]) // 1024

@@ -1,4 +1,4 @@
-"""KARMA's network: one small causal language model that reads histories, items and, while it trains, writes them.
+"""KARMA's network: one causal language model that reads histories, items and, while it trains, writes them.
 
 Shapes: B rows, S tokens, H hidden width, d embedding width, V vocabulary, N positions, T tokens of a decoded text.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Qwen3Config, Qwen3Model
 
+from models.karma.backbones import PretrainedLanguageModel, language_model, output_layer, special_embeddings
 from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
-from models.karma.text import BOS, EOS, PAD
 
 MAX_SCALE = 100.0
 """Bound of the learned inverse temperature, as in CLIP: beyond it training diverges."""
@@ -24,23 +25,31 @@ MAX_SCALE = 100.0
 class Karma(nn.Module):
     """The language model, the two read-outs that the night needs, and the decoder that only training needs."""
 
+    backbone: Any  # a decoder of transformers, or `PretrainedLanguageModel`: called alike
+    decoder: Any  # likewise, or None
+
     def __init__(self, config: KarmaConfig, *, vocabulary: int, items: int, picture_width: int) -> None:
-        """`items` counts those with an id embedding; the weights come from torch's global generator."""
+        """`items` counts those with an id embedding; the weights come from torch's global generator.
+
+        Raises ConfigurationError if a pre-trained backbone cannot be used.
+        """
         super().__init__()
-        self.backbone = Qwen3Model(_language_model(config, vocabulary))
+        self.backbone = language_model(config, vocabulary=vocabulary)
+        self.width: int = self.backbone.config.hidden_size  # H
+        self.halved = config.precision == "bfloat16"
         self.dropout = nn.Dropout(config.dropout)
         # A language model's states share one large direction. Centred and scaled, they contrast from the first step;
         # without this, all vectors fall together and the contrast needs hundreds of steps to part them.
-        self.interest, self.item = _read_out(config), _read_out(config)
-        self.picture = nn.Linear(picture_width, config.hidden)
-        self.no_picture = nn.Parameter(torch.randn(config.hidden) * 0.02)
+        self.interest, self.item = _read_out(self.width, config.embedding), _read_out(self.width, config.embedding)
+        self.picture = nn.Linear(picture_width, self.width)
+        self.no_picture = nn.Parameter(torch.randn(self.width) * 0.02)
         self.identity = nn.Embedding(items + 1, config.embedding, padding_idx=0)
         nn.init.zeros_(self.identity.weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         # A read-out state as a token of a compressed history.
-        self.compressor = nn.Linear(config.hidden, config.hidden) if config.soft_width else None
+        self.compressor = nn.Linear(self.width, self.width) if config.soft_width else None
         self.read_outs = max(1, config.soft_width)
-        self.soft = nn.Linear(config.embedding, config.soft_tokens * config.hidden)  # P: decoding only
+        self.soft = nn.Linear(config.embedding, config.soft_tokens * self.width)  # P: decoding only
         self.painter = nn.Linear(config.embedding, picture_width)  # decoding only
         self.decoder = copy.deepcopy(self.backbone) if config.reconstruction_decoder == "frozen" else None
         self.freeze_decoder()
@@ -51,6 +60,17 @@ class Karma(nn.Module):
             self.decoder.load_state_dict(self.backbone.state_dict())
             self.decoder.requires_grad_(False)
 
+    def merge(self) -> None:
+        """Add what low-rank adaptation learned to the weights of the language model; nothing where there is none."""
+        for model in (self.backbone, self.decoder):
+            if isinstance(model, PretrainedLanguageModel):
+                model.merge()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_scale.device
+
     @property
     def scale(self) -> Tensor:
         """Inverse temperature, at most `MAX_SCALE`."""
@@ -58,13 +78,12 @@ class Karma(nn.Module):
 
     @property
     def vocabulary(self) -> Tensor:
-        """[V, H]: token embeddings, and by tying the output layer of the language model."""
-        weight: Tensor = self.backbone.embed_tokens.weight
-        return weight
+        """[V, H]: output layer of the language model, which the built-in one ties to its token embeddings."""
+        return output_layer(self.backbone)
 
     def read(self, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """States [B, S, H]; `mask` [B or 1, 1, S, S] is True where a row may look at a column."""
-        return _read(self.backbone, self.dropout(embeddings), mask, positions)
+        return self._read(self.backbone, self.dropout(embeddings), mask, positions)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Token embeddings [..., H]."""
@@ -82,7 +101,7 @@ class Karma(nn.Module):
         """
         if soft is None:
             return self.embed(input_ids)
-        marks = functional.embedding(input_ids.clamp(max=FIRST_SOFT - 1), self.vocabulary[:FIRST_SOFT])
+        marks = functional.embedding(input_ids.clamp(max=FIRST_SOFT - 1), special_embeddings(self.backbone))
         return torch.where(input_ids[..., None] < FIRST_SOFT, marks, soft[(input_ids - FIRST_SOFT).clamp(min=0)])
 
     def encode_history(self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None) -> Tensor:
@@ -150,18 +169,24 @@ class Karma(nn.Module):
 
     def reconstruct(self, interests: Tensor, segments: Tensor) -> Tensor:
         """States [N, T, H] of `segments` [N, T], conditioned on P(z) of `interests` [N, d] and on nothing else."""
-        language_model = self.backbone if self.decoder is None else self.decoder
-        soft = self.soft(interests).reshape(len(interests), -1, self.vocabulary.shape[1])
-        embeddings = torch.cat([soft, language_model.embed_tokens(segments)], dim=1)
-        states = _read(language_model, embeddings, *causal(embeddings.shape[1], embeddings))
+        decoder = self.backbone if self.decoder is None else self.decoder
+        soft = self.soft(interests).reshape(len(interests), -1, self.width)
+        embeddings = torch.cat([soft, decoder.embed_tokens(segments)], dim=1)
+        states = self._read(decoder, embeddings, *causal(embeddings.shape[1], embeddings))
         return states[:, soft.shape[1] :]
 
     def decoding_vocabulary(self) -> Tensor:
         """[V, H]: output layer of the model that `reconstruct` uses."""
-        if self.decoder is None:
-            return self.vocabulary
-        weight: Tensor = self.decoder.embed_tokens.weight
-        return weight
+        return output_layer(self.backbone if self.decoder is None else self.decoder)
+
+    def _read(self, model: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        # A mask of four axes is taken as it is, by every family: the library builds none of its own. Half precision is
+        # for training's products alone: losses and read-outs stay in float32, and so does all that is measured.
+        low = self.halved and self.training
+        with torch.autocast(embeddings.device.type, torch.bfloat16) if low else nullcontext():
+            output = model(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions)
+        states: Tensor = output.last_hidden_state
+        return states.float()
 
 
 def causal(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,36 +214,10 @@ def segmented(length: int, at: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return (in_history | in_segment[None])[:, None], positions
 
 
-def _read(language_model: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    # A mapping by layer type is taken as it is: the library builds no mask of its own.
-    output = language_model(inputs_embeds=embeddings, attention_mask={"full_attention": mask}, position_ids=positions)
-    states: Tensor = output.last_hidden_state
-    return states
-
-
-def _read_out(config: KarmaConfig) -> nn.Module:
+def _read_out(width: int, embedding: int) -> nn.Module:
     return nn.Sequential(
-        nn.BatchNorm1d(config.hidden, affine=False),
-        nn.Linear(config.hidden, config.hidden),
+        nn.BatchNorm1d(width, affine=False),
+        nn.Linear(width, width),
         nn.GELU(),
-        nn.Linear(config.hidden, config.embedding),
-    )
-
-
-def _language_model(config: KarmaConfig, vocabulary: int) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=config.hidden,
-        intermediate_size=config.feedforward,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        head_dim=config.hidden // config.heads,
-        max_position_embeddings=config.history_limit + config.item_tokens + config.soft_tokens + 2,
-        tie_word_embeddings=True,
-        use_cache=False,
-        attn_implementation="sdpa",
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        nn.Linear(width, embedding),
     )

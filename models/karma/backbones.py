@@ -1,0 +1,269 @@
+"""KARMA's language model: the built-in small one, or any pre-trained causal one from a directory or the hub.
+
+A pre-trained one keeps its own tokenizer and vocabulary. KARMA's special tokens come before it, as rows of their own
+that are always trained; what the backbone itself uses as control tokens no text can produce (see `load_tokenizer`).
+Weights are read from safetensors only, and code from `transformers` only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, Qwen3Config, Qwen3Model
+from transformers.utils import cached_file
+
+from features.errors import ConfigurationError
+from features.files import sha256_of_file, sha256_of_json
+from models.karma.config import KarmaConfig
+from models.karma.text import BOS, EOS, PAD, SPECIALS
+
+NEEDED = "config.json, weights as *.safetensors and tokenizer.json"
+UNWRITABLE = "\0"
+"""Goes before a control token's name in the vocabulary: texts lose their control characters before they are encoded."""
+
+KEPT_ONCE: Mapping[str, Any] = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
+"""Gradient checkpointing; the other kind loses gradients where a layer's input needs none."""
+
+
+class PretrainedLanguageModel(nn.Module):
+    """A pre-trained decoder with KARMA's special tokens before its vocabulary; called as transformers' own decoders."""
+
+    def __init__(self, model: Any, config: KarmaConfig) -> None:
+        """`model` is a causal language model of transformers; how it learns is `config.adaptation`."""
+        super().__init__()
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        words = decoder.get_input_embeddings().weight
+        self.config, self.rows = decoder.config, len(words)
+        self.special_tokens = nn.Parameter(_like_rows_of(words))
+        tied = head.weight is words
+        self.output = None if tied else head  # decoding only
+        self.output_specials = None if tied else nn.Parameter(_like_rows_of(head.weight))
+        if config.adaptation != "full":
+            model.requires_grad_(False)
+        if config.gradient_checkpointing:
+            decoder.gradient_checkpointing_enable(**KEPT_ONCE)
+        self.decoder = _with_corrections(decoder, config) if config.adaptation == "lora" else decoder
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """Embeddings [..., H]; the first ids are the special tokens, the others follow by their own ids."""
+        special = nn.functional.embedding(token_ids.clamp(max=len(SPECIALS) - 1), self.special_tokens)
+        text = self.decoder.get_input_embeddings()((token_ids - len(SPECIALS)).clamp(min=0))
+        return torch.where(token_ids[..., None] < len(SPECIALS), special, text)
+
+    def output_layer(self) -> Tensor:
+        """[V, H], the special tokens' rows first."""
+        if self.output is None or self.output_specials is None:
+            return torch.cat([self.special_tokens, self.decoder.get_input_embeddings().weight])
+        return torch.cat([self.output_specials, self.output.weight])
+
+    def forward(self, *, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Any:
+        """As the decoder: `last_hidden_state` [B, S, H] of embeddings [B, S, H] under a mask [B or 1, 1, S, S]."""
+        return self.decoder(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+
+    def merge(self) -> None:
+        """Add low-rank corrections to the weights they correct: from here on it is a plain decoder."""
+        if hasattr(self.decoder, "merge_and_unload"):
+            self.decoder = self.decoder.merge_and_unload()
+
+
+def language_model(config: KarmaConfig, *, vocabulary: int) -> Any:
+    """The language model that `config` names, for `vocabulary` tokens with the special ones.
+
+    The built-in one draws its weights from torch's global generator. Raises ConfigurationError where a pre-trained one
+    cannot be used: see `load_pretrained`.
+    """
+    if not config.backbone:
+        small = Qwen3Model(_small(config, vocabulary))
+        if config.gradient_checkpointing:
+            small.gradient_checkpointing_enable(**KEPT_ONCE)
+        return small
+    made = PretrainedLanguageModel(load_pretrained(config.backbone, revision=config.backbone_revision), config)
+    if vocabulary > len(SPECIALS) + made.rows:
+        raise ConfigurationError(
+            f"backbone {config.backbone!r}: expected a tokenizer of at most its {made.rows} token embeddings, "
+            f"got {vocabulary - len(SPECIALS)} tokens"
+        )
+    room, needed = getattr(made.config, "max_position_embeddings", None), _positions(config)
+    if room is not None and room < needed:
+        raise ConfigurationError(f"backbone {config.backbone!r}: expected room for {needed} positions, got {room}")
+    return made
+
+
+def output_layer(model: Any) -> Tensor:
+    """[V, H]: the output layer of what `language_model` made; the built-in one ties it to its token embeddings."""
+    if isinstance(model, PretrainedLanguageModel):
+        return model.output_layer()
+    weight: Tensor = model.embed_tokens.weight
+    return weight
+
+
+def special_embeddings(model: Any) -> Tensor:
+    """[special tokens, H]: the input embeddings of the special tokens alone."""
+    if isinstance(model, PretrainedLanguageModel):
+        return model.special_tokens
+    weight: Tensor = model.embed_tokens.weight
+    return weight[: len(SPECIALS)]
+
+
+def load_pretrained(name: str, *, revision: str = "main") -> Any:
+    """The causal language model in the directory `name`, or of that name on the hub, in float32.
+
+    Of a vision-language model (Qwen3-VL) it is the text part that reads. Raises ConfigurationError if files are missing
+    or damaged, if weights are pickled only, if it needs code of its own, or if it is not a causal language model.
+    """
+    _refuse_incomplete(name)
+    with _explained(name):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        seeing = config.model_type == "qwen3_vl"
+        architectures = config.architectures or ["none named"]
+        if not seeing and not any(known.endswith("ForCausalLM") for known in architectures):
+            raise ConfigurationError(f"backbone {name!r}: expected a causal language model, got {architectures}")
+        kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+        model, loading = kind.from_pretrained(
+            name,
+            revision=revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise ConfigurationError(f"backbone {name!r}: expected all weights, {missing} are missing")
+    _refuse_unmasked(model, name)
+    return model
+
+
+def load_tokenizer(name: str, *, revision: str = "main") -> Tokenizer:
+    """The tokenizer of the backbone `name`, unable to produce its control tokens (`<|im_start|>`, `</s>`, ...).
+
+    They are neither looked for in texts nor reachable by merges. Raises ConfigurationError if `tokenizer.json` is
+    missing or is not a byte-pair encoding.
+    """
+    with _explained(name):
+        path = cached_file(name, "tokenizer.json", revision=revision)
+    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    model = document["model"]
+    if model.get("type") != "BPE":
+        raise ConfigurationError(f"backbone {name!r}: expected a byte-pair tokenizer, got {model.get('type')!r}")
+    control = {entry["content"] for entry in document.get("added_tokens") or []}
+
+    def hidden(token: str) -> str:
+        return UNWRITABLE + token if token in control else token
+
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    model["merges"] = [pair for pair in pairs if not control & {*pair, "".join(pair)}]
+    model["vocab"] = {hidden(token): number for token, number in model["vocab"].items()}
+    if model.get("unk_token") is not None:
+        model["unk_token"] = hidden(model["unk_token"])
+    document |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(document))
+
+
+def fingerprint(config: KarmaConfig) -> str:
+    """What a training depends on of its backbone: the bytes of a directory, or the name and revision on the hub."""
+    directory = Path(config.backbone)
+    if not config.backbone or not directory.is_dir():
+        return f"{config.backbone}@{config.backbone_revision}" if config.backbone else ""
+    return sha256_of_json({path.name: sha256_of_file(path) for path in sorted(directory.iterdir()) if path.is_file()})
+
+
+def _refuse_incomplete(name: str) -> None:
+    """The commonest mistakes with a directory, in words."""
+    directory = Path(name)
+    if not directory.is_dir():
+        return
+    weights = list(directory.glob("*.safetensors"))
+    if not weights and (pickled := sorted(directory.glob("*.bin"))):
+        raise ConfigurationError(
+            f"backbone {name!r}: expected {NEEDED}; {pickled[0].name} is pickled, which can run code: "
+            "save the model again with save_pretrained, which writes safetensors"
+        )
+    if not weights or not (directory / "config.json").is_file() or not (directory / "tokenizer.json").is_file():
+        found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        raise ConfigurationError(f"backbone {name!r}: expected {NEEDED}, found {found}")
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # transformers says by these that it finds no such model, that files are damaged, or that code would have to run
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigurationError(
+            f"backbone {name!r} cannot be used: expected a directory or a hub id with {NEEDED}, "
+            f"and no code of its own; {reason}"
+        ) from error
+
+
+@torch.no_grad()
+def _refuse_unmasked(model: Any, name: str) -> None:
+    """KARMA's segments and its reading left to right need a decoder that obeys the mask it is given: try it."""
+    decoder = model.get_decoder().eval()
+    words = decoder.get_input_embeddings().weight
+    embeddings = words[: 4 * (len(words) // 4) : len(words) // 4][:4][None]
+    changed = torch.cat([embeddings[:, :1], -embeddings[:, 1:2], embeddings[:, 2:]], dim=1)
+    mask = torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
+    mask[..., 2:, 1] = False  # nothing after it sees token 1
+
+    def read(given: Tensor) -> Tensor:
+        positions = torch.arange(4)[None]
+        output = decoder(inputs_embeds=given, attention_mask=mask, position_ids=positions, use_cache=False)
+        states: Tensor = output.last_hidden_state[:, [0, 2, 3]]
+        return states
+
+    if not torch.allclose(read(embeddings), read(changed), atol=1e-4):
+        raise ConfigurationError(f"backbone {name!r}: expected a causal decoder that obeys an attention mask")
+
+
+def _like_rows_of(words: Tensor) -> Tensor:
+    """Rows for the special tokens, drawn around the mean of the others with their spread."""
+    known = words.detach()
+    return known.mean(dim=0) + known.std(dim=0) * torch.randn(len(SPECIALS), known.shape[1])
+
+
+def _with_corrections(decoder: Any, config: KarmaConfig) -> Any:
+    from peft import LoraConfig, get_peft_model  # seconds to import, and the built-in model needs none of it
+
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_modules if config.lora_modules == "all-linear" else config.lora_modules.split(","),
+    )
+    return get_peft_model(decoder, lora)
+
+
+def _positions(config: KarmaConfig) -> int:
+    return config.history_limit + config.item_tokens + config.soft_tokens + 2
+
+
+def _small(config: KarmaConfig, vocabulary: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=config.hidden,
+        intermediate_size=config.feedforward,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.hidden // config.heads,
+        max_position_embeddings=_positions(config),
+        tie_word_embeddings=True,
+        use_cache=False,
+        attn_implementation="sdpa",
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )

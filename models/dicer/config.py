@@ -109,12 +109,13 @@ def paper() -> DicerConfig:
         hidden=48,
         dropout=0.5,
         base="xavier",
-        users_per_step=1024,  # × 4 positives = its batch of 4,096
+        users_per_step=455,  # × 9 pairs = its batch of 4,096, which counts the negatives
+        positives_per_user=1,
         negatives=8,
         learning_rate=1e-3,
-        steps=5000,
-        validate_every=50,
-        validation_users=2000,
+        steps=10_000,
+        validate_every=250,
+        validation_users=1000,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from features.social_alignment import social_alignment
 from models.dicer.config import DicerConfig
-from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
+from models.dicer.encoder import Edges, edges_of, quiet_about_sparse_tensors
 from models.dicer.evaluation import HeldOut, Scorers, evaluate, held_out, popularity_scorer
 from models.dicer.graphs import Graphs, Indices, graphs_of, rows_of
 from models.dicer.histories import unseen_of
@@ -26,7 +26,7 @@ from models.dicer.network import Dicer
 from models.dicer.pairs import Batch, ByExtremes, loss_of, step_loss
 from models.dicer.scorers import scorers_of
 from models.dicer.voices import Voices
-from models.training import Fit, LoopConfig, fit
+from models.training import Fit, LoopConfig, Objective, fit
 
 if TYPE_CHECKING:  # its module imports Feast; training takes the rows, not the store
     from features.training_sets import TrainingSet
@@ -88,7 +88,7 @@ def train_split(
     with torch.random.fork_rng(devices=[]), quiet_about_sparse_tensors():
         torch.manual_seed(seed)
         network = Dicer(config, graphs.users, graphs.items).to(config.device)
-        edges, sampler = edges_of(graphs, device=config.device), Sampler(graphs)
+        edges = edges_of(graphs, device=config.device)
         if network.collaboration is not None:
             learn_likeness(
                 network,
@@ -99,18 +99,6 @@ def train_split(
             )
             network.silence_heads()
         on_cpu = edges if config.device == "cpu" else edges_of(graphs)
-        voices = Voices(graphs, social=config.social, fanout=config.fanout, device=config.device)
-        around = Neighbourhoods(graphs, config) if config.fanout and config.modulation == "extremes" else None
-
-        def objective(step: int, generator: torch.Generator) -> Tensor:
-            # rows with equally many friends stand together, so that a block is padded to its own longest list
-            batch = sampler.draw(config, generator, order=voices.friends.lengths)
-            if around is None:
-                return step_loss(network, edges, batch, voices, generator=generator)
-            near = around.around(batch, generator=generator)
-            bases = network.user_base.index_select(0, near.users), network.item_base.index_select(0, near.items)
-            encoded = network.encode(*bases, near.edges)
-            return loss_of(network, ByExtremes(network, *encoded, near.edges, near.batch, near.heard), near.batch)
 
         def judge() -> float:
             twin = network if config.device == "cpu" else copy.deepcopy(network).cpu()
@@ -118,7 +106,7 @@ def train_split(
 
         ran = fit(
             network,
-            objective,
+            _objective(network, edges, graphs),
             judge,
             config=_loop(config),
             seed=seed,
@@ -126,6 +114,25 @@ def train_split(
             label=label,
         )
     return network.cpu().eval(), ran
+
+
+def _objective(network: Dicer, edges: Edges, graphs: Graphs) -> Objective:
+    """The loss of a batch, drawn from the whole `graphs`; with a fanout, encoded in its surroundings alone."""
+    config, sampler = network.config, Sampler(graphs)
+    voices = Voices(graphs, social=config.social, fanout=config.fanout, device=config.device)
+    around = Neighbourhoods(graphs, config) if config.fanout and config.modulation == "extremes" else None
+
+    def objective(step: int, generator: torch.Generator) -> Tensor:
+        # rows with equally many friends stand together, so that a block is padded to its own longest list
+        batch = sampler.draw(config, generator, order=voices.friends.lengths)
+        if around is None:
+            return step_loss(network, edges, batch, voices, generator=generator)
+        near = around.around(batch, generator=generator)
+        bases = network.user_base.index_select(0, near.users), network.item_base.index_select(0, near.items)
+        encoded = network.encode(*bases, near.edges)
+        return loss_of(network, ByExtremes(network, *encoded, near.edges, near.batch, near.heard), near.batch)
+
+    return objective
 
 
 def train_dicer(

@@ -108,8 +108,8 @@ def encode_catalogue(network: Karma, catalogue: Catalogue) -> NDArray[np.float32
     """Item embeddings [items, d]."""
     vectors = np.empty((len(catalogue), network.identity.embedding_dim), np.float32)
     for rows in length_batches(catalogue.tokens.lengths + 2, tokens=BATCH_TOKENS):
-        inputs = {name: torch.from_numpy(value) for name, value in catalogue.inputs(rows).items()}
-        vectors[rows] = network.encode_items(**inputs).numpy()
+        inputs = {name: torch.from_numpy(value).to(network.device) for name, value in catalogue.inputs(rows).items()}
+        vectors[rows] = network.encode_items(**inputs).cpu().numpy()
     return vectors
 
 
@@ -121,8 +121,8 @@ def encode_users(network: Karma, histories: Histories) -> NDArray[np.float32]:
         sequences, soft = used.sequences, _soft_table(network, used, histories.catalogue)
     vectors = np.empty((len(sequences), network.identity.embedding_dim), np.float32)
     for rows in length_batches(np.array([len(tokens) for tokens in sequences], np.int64), tokens=BATCH_TOKENS):
-        ids, lengths = padded([sequences[row] for row in rows])
-        vectors[rows] = network.encode_history(torch.from_numpy(ids), torch.from_numpy(lengths), soft).numpy()
+        ids, lengths = (torch.from_numpy(part).to(network.device) for part in padded([sequences[row] for row in rows]))
+        vectors[rows] = network.encode_history(ids, lengths, soft).cpu().numpy()
     return vectors
 
 
@@ -139,13 +139,14 @@ def _soft_table(network: Karma, used: UsedRows, catalogue: Catalogue) -> torch.T
     lengths = np.array([len(query) for query in used.queries], np.int64)
     sides = ((catalogue.tokens.lengths[used.items], items), (lengths, queries))
     tables = [_soft(network, lengths + width + 1, inputs) for lengths, inputs in sides]
-    return torch.cat([*tables, torch.zeros(1, tables[0].shape[1])])
+    return torch.cat([*tables, tables[0].new_zeros(1, tables[0].shape[1])])
 
 
 def _soft(network: Karma, lengths: Rows, inputs: Callable[[Rows], Inputs]) -> torch.Tensor:
-    soft = torch.zeros(len(lengths), network.read_outs, network.vocabulary.shape[1])
+    soft = torch.zeros(len(lengths), network.read_outs, network.width, device=network.device)
     for part in length_batches(lengths, tokens=BATCH_TOKENS):
         given = {name: torch.from_numpy(value) for name, value in inputs(part).items() if name != "id_index"}
+        given = {name: value.to(network.device) for name, value in given.items()}
         soft[torch.from_numpy(part)] = network.to_soft(network.read_items(**given))
     return soft.flatten(0, 1)
 
@@ -243,10 +244,11 @@ def fidelity(
     chosen = targets.take(range(min(users, len(targets))))
     if not len(chosen):
         return {"token_accuracy": 0.0, "token_accuracy_shuffled": 0.0}
-    interests = torch.from_numpy(encode_users(network, user_sequences(chosen, catalogue, limit=limit)))
+    vectors = encode_users(network, user_sequences(chosen, catalogue, limit=limit))
+    interests = torch.from_numpy(vectors).to(network.device)
     texts = [catalogue.tokens[int(row)] for row in chosen.items]
-    given = torch.from_numpy(padded([np.array([REC, *text]) for text in texts])[0])
-    wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0])
+    given = torch.from_numpy(padded([np.array([REC, *text]) for text in texts])[0]).to(network.device)
+    wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0]).to(network.device)
     accuracies = []
     for z in (interests, interests.roll(1, dims=0)):
         guessed = (network.reconstruct(z, given) @ network.decoding_vocabulary().T).argmax(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from features.files import sha256_of_json
 from features.training_sets import TrainingSet
-from models.karma import evaluation
+from models.karma import backbones, evaluation
 from models.karma.batches import Batch, Sampler
 from models.karma.compressed import Histories
 from models.karma.config import KarmaConfig
@@ -77,6 +77,8 @@ def train_karma(
 
     With `checkpoint`, a directory, a killed run resumes and ends with the weights of one that was not killed.
     Runs with one `pretraining`, the pre-training's checkpoint, start from the same weights: the first one makes it.
+    What is measured is what is exported: low-rank corrections are merged first. Raises ConfigurationError if a backbone
+    cannot be used.
     """
     preparation = prepare(training_set.train, config)
     world = read_world(training_set.train, preparation)
@@ -87,18 +89,22 @@ def train_karma(
             vocabulary=vocabulary_size(preparation.tokenizer),
             items=len(preparation.item_index),
             picture_width=preparation.picture_width,
-        )
+        ).to(config.device)
     run = None
     if checkpoint is not None:  # a run under other settings or data is another run
-        run = checkpoint / sha256_of_json([asdict(config), training_set.fingerprint, seed])[:12]
+        run = (
+            checkpoint
+            / sha256_of_json([asdict(config), backbones.fingerprint(config), training_set.fingerprint, seed])[:12]
+        )
     start = pretraining or (run and run / "pretraining")
     pretrain(network, _texts(training_set.train, preparation), config, seed=seed, checkpoint=start)
     network.freeze_decoder()
     fitted = _train(
         network, preparation, world, training_set.validation, seed=seed, checkpoint=run and run / "training"
     )
-    network.eval()
-    return TrainedKarma(network, preparation, _metrics(network, preparation, world, training_set, fitted))
+    network.eval().merge()
+    metrics = _metrics(network, preparation, world, training_set, fitted)
+    return TrainedKarma(network.cpu(), preparation, metrics)
 
 
 def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparation:
@@ -108,9 +114,13 @@ def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparatio
     texts = [text for text in catalogue.column("text").to_pylist() if text]
     ids = zip(catalogue.column("item_id").to_pylist(), catalogue.column("item_event_count").to_pylist(), strict=True)
     warm = [item for item, events in ids if config.id_embedding and events >= config.id_min_events]
+    if config.backbone:
+        tokenizer = backbones.load_tokenizer(config.backbone, revision=config.backbone_revision)
+    else:
+        tokenizer = train_tokenizer([*texts, *queries], vocabulary=config.vocabulary)
     return Preparation(
         config,
-        train_tokenizer([*texts, *queries], vocabulary=config.vocabulary),
+        tokenizer,
         {item: index for index, item in enumerate(sorted(warm), start=1)},
         picture_width(catalogue),
     )
@@ -145,13 +155,15 @@ def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, c
         weight_decay=config.weight_decay,
         validate_every=config.validate_every,
         patience=config.patience,
+        accumulate=config.accumulation,
     )
 
     def loss(rows: NDArray[np.int64], openings: NDArray[np.int64]) -> Tensor:
         pairs = [(start, texts[row]) for start, row in zip(openings, rows, strict=True)]
         given = torch.from_numpy(padded([np.array([start, *text]) for start, text in pairs])[0])
         wanted = torch.from_numpy(padded([np.array([*text, EOS]) for _, text in pairs])[0])
-        return text_loss(network.read_history(given), network.vocabulary, wanted, padding=PAD)
+        states = network.read_history(given.to(network.device))
+        return text_loss(states, network.vocabulary, wanted.to(network.device), padding=PAD)
 
     def objective(step: int, generator: torch.Generator) -> Tensor:
         rows = learned[torch.randint(len(learned), (config.pretraining_batch,), generator=generator).numpy()]
@@ -189,6 +201,30 @@ def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
     return loss
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with all its tensors on `device`."""
+
+    def moved(value: Tensor | dict[str, Tensor] | None) -> Tensor | dict[str, Tensor] | None:
+        if isinstance(value, dict):
+            return {name: tensor.to(device) for name, tensor in value.items()}
+        return None if value is None else value.to(device)
+
+    return Batch(**{field.name: moved(getattr(batch, field.name)) for field in fields(batch)})  # type: ignore[arg-type]
+
+
+def faded(config: KarmaConfig, step: int) -> KarmaConfig:
+    """The configuration with the λs of a step: they fall linearly to `regulariser_decay` of themselves."""
+    share = 1.0 - (1.0 - config.regulariser_decay) * step / max(1, config.steps - 1)
+    if share == 1.0:
+        return config
+    return replace(
+        config,
+        lambda_generation=share * config.lambda_generation,
+        lambda_reconstruction=share * config.lambda_reconstruction,
+        lambda_picture=share * config.lambda_picture,
+    )
+
+
 def _read_candidates(network: Karma, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Candidates' embeddings [C, d], and the soft tokens that the batch's histories name if they are compressed."""
     inputs = dict(batch.candidate_inputs)
@@ -221,7 +257,7 @@ def _train(
     watched, of_user, sequences = _watched(labels, world, preparation, seed=seed)
 
     def objective(step: int, generator: torch.Generator) -> Tensor:
-        return karma_loss(network, sampler.draw(generator), config)
+        return karma_loss(network, on_device(sampler.draw(generator), network.device), faded(config, step))
 
     def validate() -> float:
         items = evaluation.encode_catalogue(network, world.catalogue)
@@ -235,6 +271,7 @@ def _train(
         weight_decay=config.weight_decay,
         validate_every=config.validate_every,
         patience=config.patience,
+        accumulate=config.accumulation,
     )
     return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma training")
 

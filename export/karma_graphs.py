@@ -39,6 +39,7 @@ NIGHT_PARTS = ("backbone.", "interest.", "item.", "picture.", "no_picture", "ide
 """What inference needs of the network; the rest exists to train these."""
 
 MAX_BATCH = 1 << 16
+OPSET = 23  # the first with attention, rotary positions and RMS normalisation as one operator each
 
 
 class HistoryEncoder(nn.Module):
@@ -125,6 +126,7 @@ def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) ->
             dynamic_shapes=shapes,
             input_names=list(example.inputs),
             output_names=[output],
+            opset_version=OPSET,
             verbose=False,
         )
     assert program is not None

@@ -45,7 +45,7 @@ def score_karma(
     out: Path,
     *,
     rows: int = 8192,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 1024,
 ) -> dict[str, Any]:
     """Write `karma_item_embedding.parquet` and `karma_user_interest.parquet` into `out`, rows in partition order.
 

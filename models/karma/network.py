@@ -17,6 +17,7 @@ from torch.nn import functional
 from models.karma.backbones import PretrainedLanguageModel, language_model, output_layer, special_embeddings
 from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
+from models.karma.last_layer import has_layers, states_at
 
 MAX_SCALE = 100.0
 """Bound of the learned inverse temperature, as in CLIP: beyond it training diverges."""
@@ -147,7 +148,10 @@ class Karma(nn.Module):
 
     def read_at(self, embeddings: Tensor, at: Tensor) -> Tensor:
         """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""
-        states = self.read(embeddings, *causal(embeddings.shape[1], embeddings))
+        mask, positions = causal(embeddings.shape[1], embeddings)
+        if not self.training and has_layers(self.backbone):
+            return states_at(self.backbone, embeddings, mask, positions, at)
+        states = self.read(embeddings, mask, positions.expand(embeddings.shape[0], -1))
         return states.gather(1, at[..., None].expand(-1, -1, states.shape[-1]))
 
     def read_history(self, input_ids: Tensor, soft: Tensor | None = None) -> Tensor:

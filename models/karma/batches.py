@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.karma.compressed import SoftRows, UsedRows, compressed_sequence, query_inputs, used_rows
+from models.karma.compressed import SoftRows, compressed_sequence, query_inputs, used_rows
 from models.karma.config import KarmaConfig
 from models.karma.text import (
     EMPTY,
@@ -38,8 +38,7 @@ class Batch:
     learned: Tensor  # [N] whether the target is one that enough users have
     candidates: Tensor  # [C] catalogue rows, sorted
     candidate_inputs: dict[str, Tensor]
-    history_items: Tensor  # columns of `candidates` whose soft tokens the histories name; none where they are words
-    history_queries: dict[str, Tensor] | None  # inputs of the queries that follow them; None where there is none
+    queries: dict[str, Tensor] | None  # that compressed histories name, after the candidates; None where there is none
     owned: Tensor  # [B, M] catalogue rows of the whole history of each user, padded with -1
     shares: Tensor  # [sources, C] chance of each candidate in one draw of each source
     draws: Tensor  # [sources]
@@ -116,17 +115,16 @@ class Sampler:
         ahead, shape = np.cumsum(counts) - counts, (len(cut), self.config.decoded_positions)
         picked = ahead[:, None] + rng.integers(counts[:, None], size=shape)
         decoded = wanted[picked]
-        read = self._used([sequence.tokens for sequence in sequences])
+        read, queries = self._read([sequence.tokens for sequence in sequences], candidates)
         return Batch(
-            input_ids=torch.from_numpy(padded(read.sequences)[0]),
+            input_ids=torch.from_numpy(padded(read)[0]),
             rows=torch.from_numpy(rows),
             positions=torch.from_numpy(np.concatenate([sequence.interests for sequence in sequences])),
             targets=torch.from_numpy(np.searchsorted(candidates, wanted)),
             learned=torch.from_numpy(self.learnable[wanted]),
             candidates=torch.from_numpy(candidates),
             candidate_inputs=self._candidate_inputs(candidates, rng),
-            history_items=torch.from_numpy(np.searchsorted(candidates, read.items)),
-            history_queries=self._query_inputs(read.queries),
+            queries=queries,
             owned=torch.from_numpy(_block([self.histories[row].items for row in chosen])),
             shares=torch.from_numpy(self.shares[:, candidates]).float(),
             draws=torch.from_numpy(sources).float(),
@@ -155,16 +153,19 @@ class Sampler:
             sequence = history_sequence(words, queries, limit=limit)
         return sequence, history.items[sequence.first : end]
 
-    def _used(self, sequences: list[Tokens]) -> UsedRows:
-        """The items of a history are candidates too, each being the target of its own `[INT]`: they are read once."""
-        return UsedRows(sequences, EMPTY, []) if self.soft is None else used_rows(sequences, self.soft)
+    def _read(self, sequences: list[Tokens], candidates: Rows) -> tuple[list[Tokens], dict[str, Tensor] | None]:
+        """Sequences as the network reads them, and inputs of the queries that compressed ones name.
 
-    def _query_inputs(self, queries: list[Tokens]) -> dict[str, Tensor] | None:
-        if not queries:
-            return None
+        The items of a history are candidates, each being the target of its own `[INT]`, so they are encoded anyway.
+        """
+        if self.soft is None:
+            return sequences, None
+        used = used_rows(sequences, self.soft, among=candidates)
+        if not used.queries:
+            return used.sequences, None
         width = self.catalogue.pictures.shape[1]
-        inputs = query_inputs(queries, soft_tokens=self.config.soft_width, picture_width=width)
-        return {name: torch.from_numpy(value) for name, value in inputs.items()}
+        inputs = query_inputs(used.queries, soft_tokens=self.config.soft_width, picture_width=width)
+        return used.sequences, {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def _candidate_inputs(self, candidates: Rows, rng: np.random.Generator) -> dict[str, Tensor]:
         """Inputs of the item encoder; some items are shown as if they were new."""

@@ -67,18 +67,21 @@ class UsedRows:
     queries: list[Tokens]
 
 
-def used_rows(sequences: Sequence[Tokens], rows: SoftRows) -> UsedRows:
-    """`sequences` over a table of the soft tokens of those items, then those queries, that they name."""
+def used_rows(sequences: Sequence[Tokens], rows: SoftRows, *, among: Rows | None = None) -> UsedRows:
+    """`sequences` over a table of the soft tokens of those items, then those queries, that they name.
+
+    With `among`, rising catalogue rows with all that are named, the table has those items.
+    """
     values = np.concatenate([EMPTY, *sequences])
     soft = values >= FIRST_SOFT
     place, within = np.divmod(values[soft] - FIRST_SOFT, rows.width)
-    used, local = np.unique(place, return_inverse=True)
+    items = np.unique(place[place < rows.items]) if among is None else among
+    queries = np.unique(place[place >= rows.items])
+    local = np.searchsorted(np.concatenate([items, queries]), place)
     values[soft] = FIRST_SOFT + local * rows.width + within
-    items = int(np.searchsorted(used, rows.items))
+    ends = np.cumsum([len(sequence) for sequence in sequences])
     return UsedRows(
-        np.split(values, np.cumsum([len(sequence) for sequence in sequences])[:-1]),
-        used[:items],
-        [rows.queries[query - rows.items] for query in used[items:]],
+        np.split(values, ends[:-1]) if len(ends) else [], items, [rows.queries[row] for row in queries - rows.items]
     )
 
 

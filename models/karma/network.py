@@ -133,18 +133,18 @@ class Karma(nn.Module):
     def to_soft(self, states: Tensor) -> Tensor:
         """Soft tokens [B, K, H] of states [B, K, H]: an item, or a query, as a compressed history names it."""
         assert self.compressor is not None, "made with history = tokens"
-        soft: Tensor = self.compressor(states)
-        return soft
+        soft: Tensor = self.compressor(states.flatten(0, 1))
+        return soft.reshape(states.shape)
 
     def soft_table(self, items: Tensor, queries: dict[str, Tensor] | None) -> Tensor:
         """Soft tokens [R, H] of items, given as states [B, K, H], then of queries, given as inputs of `read_items`.
 
         A last row of zeros, which nothing names, keeps a table without items and queries from being empty.
         """
-        parts = [self.to_soft(items)]
         if queries is not None:
-            parts.append(self.to_soft(self.read_items(**{k: v for k, v in queries.items() if k != "id_index"})))
-        return functional.pad(torch.cat([part.flatten(0, 1) for part in parts]), (0, 0, 0, 1))
+            states = self.read_items(**{name: value for name, value in queries.items() if name != "id_index"})
+            items = torch.cat([items, states])  # centred together
+        return functional.pad(self.to_soft(items).flatten(0, 1), (0, 0, 0, 1))
 
     def read_at(self, embeddings: Tensor, at: Tensor) -> Tensor:
         """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""

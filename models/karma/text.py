@@ -6,6 +6,7 @@ query, `[INT]`, the item's tokens; it ends with a last `[INT]`, where the next i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ from models.karma.config import KarmaConfig
 
 SPECIALS = ("[PAD]", "[BOS]", "[EOS]", "[INT]", "[ITEM]", "[GEN]", "[REC]", "[QUERY]")
 PAD, BOS, EOS, INT, ITEM, GEN, REC, QUERY = range(len(SPECIALS))
+
+CHARACTERS_A_TOKEN = 64
+"""More than a token of a word has: a text is cut here before it is tokenised, so that its length costs nothing."""
+
+_UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 Tokens = NDArray[np.int64]
 Rows = NDArray[np.int64]
@@ -110,8 +116,12 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, limit: int) -> Ragged:
-    """The first `limit` tokens of each text, none of them special whatever the text says."""
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    """The first `limit` tokens of each text, none of them special whatever the text says.
+
+    Control characters count as spaces, and of a long text only what can hold `limit` tokens is read.
+    """
+    readable = [_UNREADABLE.sub(" ", text[: CHARACTERS_A_TOKEN * limit]) for text in texts]
+    encodings = tokenizer.encode_batch_fast(readable, add_special_tokens=False)
     return ragged([np.array(encoding.ids[:limit], np.int64) + len(SPECIALS) for encoding in encodings])
 
 
@@ -149,7 +159,10 @@ class Catalogue:
 
 
 def read_catalogue(table: pa.Table | pa.RecordBatch, preparation: Preparation) -> Catalogue:
-    """Tokenise rows of `item_catalog`. Raises ContractViolation if a picture's width is not the trained one."""
+    """Tokenise rows of `item_catalog`.
+
+    Raises ContractViolation if a picture's width is not the trained one, or it is not finite.
+    """
     config, ids = preparation.config, table.column("item_id").to_pylist()
     pictures, has_picture = _pictures(table.column("picture"), preparation.picture_width)
     texts, history_texts = (table.column(name).to_pylist() for name in ("text", config.history_text))
@@ -177,6 +190,9 @@ def _pictures(column: Any, width: int) -> tuple[NDArray[np.float32], NDArray[np.
                 rule = f"a picture vector of the trained width {width}"
                 raise ContractViolation(ITEM_CATALOG.name, "picture", rule, row=row, value=f"width {len(picture)}")
             pictures[row], present[row] = picture, True
+    if (odd := np.flatnonzero(~np.isfinite(pictures).all(axis=1))).size:
+        row = int(odd[0])
+        raise ContractViolation(ITEM_CATALOG.name, "picture", "finite numbers", row=row, value=column[row].as_py())
     return pictures, present
 
 

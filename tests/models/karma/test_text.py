@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from features.errors import ContractViolation
 from models.karma.config import karma_tiny
 from models.karma.text import (
     BOS,
+    CHARACTERS_A_TOKEN,
     EMPTY,
     INT,
     ITEM,
@@ -60,6 +63,33 @@ def test_no_text_makes_a_special_token(tokenizer: Tokenizer, text: str) -> None:
     tokens = encode(tokenizer, [text], limit=1000)[0]
     assert (tokens >= len(SPECIALS)).all()
     assert (tokens < vocabulary_size(tokenizer)).all()
+
+
+@pytest.mark.parametrize("text", ["a" * 100_000, "red shirt " * 10_000, "🐈" * 25_000, "\x00\x1b[31m" * 20_000])
+def test_only_what_can_hold_the_limit_is_read_of_a_long_text(tokenizer: Tokenizer, text: str) -> None:
+    class Counting:
+        read = 0
+
+        def encode_batch_fast(self, texts: list[str], **options: bool) -> list[Encoding]:
+            self.read += sum(map(len, texts))
+            return tokenizer.encode_batch_fast(texts, **options)
+
+    counting = Counting()
+    tokens = encode(counting, [text], limit=4)[0]  # type: ignore[arg-type]
+    assert counting.read <= 4 * CHARACTERS_A_TOKEN
+    whole = tokenizer.encode(text, add_special_tokens=False)
+    if "\x00" not in text:
+        assert tokens.tolist() == [number + len(SPECIALS) for number in whole.ids[:4]]
+
+
+@given(st.text(st.characters(codec=None), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_control_characters_and_halves_of_pairs_count_as_spaces(tokenizer: Tokenizer, text: str) -> None:
+    def readable(letter: str) -> str:
+        return " " if unicodedata.category(letter) in ("Cc", "Cs") else letter
+
+    by_hand = encode(tokenizer, ["".join(map(readable, text))], limit=100)[0]
+    assert encode(tokenizer, [text], limit=100)[0].tolist() == by_hand.tolist()
 
 
 def test_decoding_gives_the_text_back_in_lower_case(tokenizer: Tokenizer) -> None:
@@ -157,6 +187,17 @@ def test_catalogue_inputs(preparation: Preparation) -> None:
 def test_a_picture_of_another_width_is_refused(preparation: Preparation) -> None:
     with pytest.raises(ContractViolation, match="width 3"):
         read_catalogue(catalogue(), replace(preparation, picture_width=4))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_a_picture_that_is_not_finite_is_refused_with_its_row(preparation: Preparation, odd: float) -> None:
+    table = catalogue(4)
+    pictures = table["picture"].to_pylist()
+    pictures[2] = [0.0, odd, 1.0]
+    field = table.schema.field("picture")
+    broken = table.set_column(table.schema.get_field_index("picture"), field, pa.array(pictures, field.type))
+    with pytest.raises(ContractViolation, match=r"row 2: expected finite numbers"):
+        read_catalogue(broken, preparation)
 
 
 def test_a_catalogue_without_pictures_has_width_one(preparation: Preparation) -> None:

@@ -37,6 +37,10 @@ from models.karma.training import TrainedKarma
 HISTORY_GRAPH, ITEM_GRAPH, WEIGHTS = "history_encoder.onnx", "item_encoder.onnx", "weights.safetensors"
 NIGHT_PARTS = ("backbone.", "interest.", "item.", "picture.", "no_picture", "identity.")
 """What inference needs of the network; the rest exists to train these."""
+DECODING = "backbone.output"  # an output layer that is not tied to the token embeddings
+
+SINGLE_FILE_BYTES = 1 << 30
+"""Weights beyond this stand beside their graph in `<graph>.data`: one ONNX file holds at most 2 GiB."""
 
 MAX_BATCH = 1 << 16
 OPSET = 23  # the first with attention, rotary positions and RMS normalisation as one operator each
@@ -86,7 +90,8 @@ def export_karma(trained: TrainedKarma, training_set: TrainingSet, directory: Pa
         )
     }
     preparation.save(directory)
-    weights = {name: value for name, value in network.state_dict().items() if name.startswith(NIGHT_PARTS)}
+    state = network.state_dict().items()
+    weights = {name: v for name, v in state if name.startswith(NIGHT_PARTS) and not name.startswith(DECODING)}
     with replacing_file(directory / WEIGHTS) as temporary:
         temporary.write_bytes(save({name: value.contiguous() for name, value in sorted(weights.items())}))
     write_json(directory / "parity.json", parity)
@@ -114,7 +119,7 @@ def space_id(directory: Path) -> str:
 
 
 def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) -> None:
-    """Export `module` with every axis dynamic that differs between batches, as one self-contained file."""
+    """Export `module` with every axis dynamic that differs between batches, as one self-contained file if it may be."""
     batch, tokens = Dim("batch", min=1, max=MAX_BATCH), Dim("tokens", min=1, max=1 << 14)
     shapes = {name: {0: batch, 1: tokens} if name.endswith("_ids") else {0: batch} for name in example.inputs}
     with warnings.catch_warnings():
@@ -132,6 +137,9 @@ def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) ->
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: paths of this machine, and other bytes on another
+    if sum(value.nbytes for value in module.state_dict().values()) > SINGLE_FILE_BYTES:
+        program.save(str(path), external_data=True)  # two files under their own names; the artifact appears as a whole
+        return
     with replacing_file(path) as temporary:
         program.save(str(temporary), external_data=False)
 

@@ -8,6 +8,7 @@ Weights are read from safetensors only, and code from `transformers` only.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -243,7 +244,9 @@ def _with_corrections(decoder: Any, config: KarmaConfig) -> Any:
         lora_dropout=config.lora_dropout,
         target_modules=config.lora_modules if config.lora_modules == "all-linear" else config.lora_modules.split(","),
     )
-    return get_peft_model(decoder, lora)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers renames
+        return get_peft_model(decoder, lora)
 
 
 def _positions(config: KarmaConfig) -> int:

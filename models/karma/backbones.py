@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,6 @@ NEEDED = "config.json, weights as *.safetensors and tokenizer.json"
 UNWRITABLE = "\0"
 """Goes before a control token's name in the vocabulary: texts lose their control characters before they are encoded."""
 
-KEPT_ONCE: Mapping[str, Any] = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
-"""Gradient checkpointing; the other kind loses gradients where a layer's input needs none."""
-
 
 class PretrainedLanguageModel(nn.Module):
     """A pre-trained decoder with KARMA's special tokens before its vocabulary; called as transformers' own decoders."""
@@ -50,7 +47,7 @@ class PretrainedLanguageModel(nn.Module):
         if config.adaptation != "full":
             model.requires_grad_(False)
         if config.gradient_checkpointing:
-            decoder.gradient_checkpointing_enable(**KEPT_ONCE)
+            _compute_twice(decoder)
         self.decoder = _with_corrections(decoder, config) if config.adaptation == "lora" else decoder
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
@@ -86,7 +83,7 @@ def language_model(config: KarmaConfig, *, vocabulary: int) -> Any:
     if not config.backbone:
         small = Qwen3Model(_small(config, vocabulary))
         if config.gradient_checkpointing:
-            small.gradient_checkpointing_enable(**KEPT_ONCE)
+            _compute_twice(small)
         return small
     made = PretrainedLanguageModel(load_pretrained(config.backbone, revision=config.backbone_revision), config)
     if vocabulary > len(SPECIALS) + made.rows:
@@ -233,6 +230,13 @@ def _like_rows_of(words: Tensor) -> Tensor:
     """Rows for the special tokens, drawn around the mean of the others with their spread."""
     known = words.detach()
     return known.mean(dim=0) + known.std(dim=0) * torch.randn(len(SPECIALS), known.shape[1])
+
+
+def _compute_twice(decoder: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # a new name since 5.23; this one is there until 6
+        # the re-entrant kind loses gradients where the input of a layer needs none
+        decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _with_corrections(decoder: Any, config: KarmaConfig) -> Any:

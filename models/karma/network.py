@@ -47,8 +47,8 @@ class Karma(nn.Module):
         self.identity = nn.Embedding(items + 1, config.embedding, padding_idx=0)
         nn.init.zeros_(self.identity.weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        # A read-out state as a token of a compressed history.
-        self.compressor = nn.Linear(self.width, self.width) if config.soft_width else None
+        # Of the read-outs' form: uncentred states, and a linear map of centred ones, leave items hard to tell apart.
+        self.compressor = _read_out(self.width, self.width) if config.soft_width else None
         self.read_outs = max(1, config.soft_width)
         self.soft = nn.Linear(config.embedding, config.soft_tokens * self.width)  # P: decoding only
         self.painter = nn.Linear(config.embedding, picture_width)  # decoding only
@@ -149,8 +149,9 @@ class Karma(nn.Module):
     def read_at(self, embeddings: Tensor, at: Tensor) -> Tensor:
         """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""
         mask, positions = causal(embeddings.shape[1], embeddings)
-        if not self.training and has_layers(self.backbone):
-            return states_at(self.backbone, embeddings, mask, positions, at)
+        decoder = getattr(self.backbone, "decoder", self.backbone)  # within `PretrainedLanguageModel`
+        if not self.training and has_layers(decoder):
+            return states_at(decoder, embeddings, mask, positions, at)
         states = self.read(embeddings, mask, positions.expand(embeddings.shape[0], -1))
         return states.gather(1, at[..., None].expand(-1, -1, states.shape[-1]))
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+
+from export.initialisation import configuration_text, initialise
+from features.configuration import FILE_NAME, Configuration, load
+from features.files import sha256_of_json
 
 
 @click.group()
@@ -60,3 +67,71 @@ def benchmark_dicer(
         )
     write_page(files, page)
     click.echo(f"wrote {page}")
+
+
+@benchmark.command("karma")
+@click.option("--data", type=click.Choice(["synthetic", "lastfm"]), default=None, help="The data set.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="How many; the first is 0.")
+@click.option("--arms", default=None, help="Names with commas; by default all arms and baselines.")
+@click.option("--users", type=click.IntRange(100), default=6000, help="Of the synthetic market.")
+@click.option("--items", type=click.IntRange(100), default=6000, help="Of the synthetic market.")
+@click.option(
+    "--data-folder", type=click.Path(path_type=Path), default=Path("../shared/data"), help="Folder of the data sets."
+)
+@click.option("--results", type=click.Path(path_type=Path), default=Path("docs/results"), help="Where results go.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path(".attractor/benchmark"), help="Unfinished runs.")
+@click.option("--page-only", is_flag=True, help="Write the page from finished runs, and run nothing.")
+def benchmark_karma(
+    data: str | None,
+    seeds: int,
+    arms: str | None,
+    users: int,
+    items: int,
+    data_folder: Path,
+    results: Path,
+    work: Path,
+    page_only: bool,
+) -> None:
+    """Train and judge KARMA's arms and baselines; finished runs are re-used, killed ones continue."""
+    from models.karma import benchmark as runs
+    from models.karma.results_page import write_page
+
+    page, files = results / "karma.md", results / "karma"
+    if page_only == (data is not None):
+        raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
+    if data is not None:
+        settings = runs.SETTINGS[data]
+        known = runs.arms(settings)
+        names = arms.split(",") if arms else list(known)
+        if unknown := [name for name in names if name not in known]:
+            raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+        work = work / "karma"
+        sizes = {"users": users, "items": items}
+        source = {"kind": data} | (sizes if data == "synthetic" else {"path": str(_lastfm(data_folder))})
+        runs.run_benchmark(
+            data,
+            runs.read_exam(_configuration(source, work / data / "landed"), _NIGHTS[data], settings),
+            {name: known[name] for name in names},
+            seeds,
+            places=runs.Places(work, files),
+            clock=time.monotonic,
+            announce=lambda line: click.echo(line, err=True),
+            finished=lambda: write_page(files, page),
+        )
+    write_page(files, page)
+    click.echo(f"wrote {page}")
+
+
+_NIGHTS = {"synthetic": dt.date(2026, 3, 2), "lastfm": dt.date(2010, 12, 1)}
+"""The nights of models/LOG.md: all of the market, and Last.fm before its last months thin out."""
+
+
+def _lastfm(folder: Path) -> Path:
+    return (folder / "hetrec2011-lastfm-2k").resolve()
+
+
+def _configuration(source: Mapping[str, Any], folder: Path) -> Configuration:
+    """What `attractor init` would write for `source`, with its state below `folder`."""
+    file = folder / f"{sha256_of_json(dict(source))[:8]}" / FILE_NAME
+    initialise(file, configuration_text(source, state="state"))
+    return load(file)

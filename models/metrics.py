@@ -7,6 +7,7 @@ positives a row (DICER: everything the user took next).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,3 +74,45 @@ def metrics_of_hits(
         metrics[f"HR@{k}"] = (first <= k).astype(np.float64)
         metrics[f"MRR@{k}"] = np.where(first <= k, 1.0 / first, 0.0)
     return metrics
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the percentile interval that a bootstrap gives it."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of it lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_weights(units: int, *, draws: int, seed: int) -> NDArray[np.int64]:
+    """How often each of `units` is drawn with replacement in each of `draws` samples of that size [draws, units]."""
+    rng = np.random.default_rng(seed)
+    weights: NDArray[np.int64] = rng.multinomial(units, np.full(units, 1 / units), size=draws)
+    return weights
+
+
+def interval_of(mean: float, replicates: NDArray[np.floating], *, level: float = 0.95) -> Interval:
+    """The percentile interval of a mean from its bootstrap replicates."""
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def paired_bootstrap(
+    differences: NDArray[np.floating], units: NDArray[np.integer], *, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of paired `differences` [rows], resampling whole units (users) `units` [rows], numbered from 0.
+
+    Rows of one unit go together because they are not independent. Raises ValueError without rows.
+    """
+    if not len(differences):
+        raise ValueError("expected differences to resample, got none")
+    present, units = np.unique(units, return_inverse=True)
+    sums, counts = np.bincount(units, weights=differences), np.bincount(units)
+    weights = bootstrap_weights(len(present), draws=draws, seed=seed)
+    return interval_of(float(differences.mean()), (weights @ sums) / (weights @ counts))

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from models.metrics import (
+    Interval,
+    bootstrap_weights,
     hit_rate,
     mean_reciprocal_rank,
     metrics_of_hits,
     ndcg,
+    paired_bootstrap,
     rank_of_target,
 )
 
@@ -65,3 +68,32 @@ def test_rows_without_positives_and_cut_offs_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="cut-offs"):
         metrics_of_hits(np.zeros((1, 3), bool), np.array([1]), (0,))
     assert hit_rate(np.array([], dtype=np.int64), 10) == 0.0
+
+
+def test_a_paired_bootstrap_resamples_whole_units() -> None:
+    rng = np.random.default_rng(0)
+    units = np.repeat(np.arange(50), 20)
+    of_unit = rng.normal(0.1, 0.3, size=50)
+    differences = of_unit[units]  # rows of a unit say the same: they are worth one
+    found = paired_bootstrap(differences, units + 7)
+    error = of_unit.std() / 50**0.5
+    assert found.mean == pytest.approx(of_unit.mean())
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.3 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.3 * error)
+    alone = paired_bootstrap(differences, np.arange(1000))
+    assert alone.high - alone.low < (found.high - found.low) / 3
+    with pytest.raises(ValueError, match="got none"):
+        paired_bootstrap(np.empty(0), np.empty(0, np.int64))
+
+
+def test_an_interval_excludes_zero_on_either_side() -> None:
+    assert Interval(1.0, 0.5, 2.0).excludes_zero
+    assert Interval(-1.0, -1.5, -0.1).excludes_zero
+    assert not Interval(0.1, -0.1, 0.3).excludes_zero
+
+
+def test_bootstrap_weights_draw_as_many_as_there_are() -> None:
+    weights = bootstrap_weights(30, draws=5, seed=1)
+    assert weights.shape == (5, 30)
+    assert set(weights.sum(axis=1)) == {30}
+    assert np.array_equal(weights, bootstrap_weights(30, draws=5, seed=1))

@@ -1,0 +1,103 @@
+"""Finished runs of one data set, and what they say of two arms: means over seeds, paired bootstrap over users."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.files import is_temporary, read_json
+from models.metrics import Interval, interval_of, paired_bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run: its figures, and its arrays by name."""
+
+    figures: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+
+    def hits(self, k: int, *, with_query: bool = False) -> Any:
+        """Whether each position's target is among the first k."""
+        return self.arrays["rank_with_query" if with_query else "rank"] <= k
+
+
+Runs = dict[str, list[Run]]
+"""Runs by arm, in order of seed; all of one configuration and one state of the data."""
+
+PARTS: Mapping[str, Callable[[Run], Any]] = {
+    "all": lambda run: np.ones(len(run.arrays["user"]), np.bool_),
+    "first": lambda run: run.arrays["first"],
+    "warm": lambda run: ~run.arrays["cold"],
+    "cold": lambda run: run.arrays["cold"],
+    "new": lambda run: run.arrays["new"],
+}
+"""Which positions count."""
+
+
+def read_runs(folder: Path) -> Runs:
+    """The runs below `folder`; those of another configuration or state of the data than the first seed's are left out.
+
+    The data's state is that of `action_only`, or of whatever arm comes first.
+    """
+    runs: Runs = {}
+    files = sorted(file for file in folder.glob("*.json") if not is_temporary(file))
+    for figures in sorted((read_json(file) for file in files), key=lambda figures: int(figures["seed"])):
+        with np.load(folder / f"{figures['arm']}-{figures['seed']}.npz", allow_pickle=False) as stored:
+            run = Run(figures, dict(stored))
+        group = runs.setdefault(figures["arm"], [])
+        if not group or _kind(group[0]) == _kind(run):
+            group.append(run)
+    if not runs:
+        return runs
+    state = (runs.get("action_only") or next(iter(runs.values())))[0].figures["fingerprint"]
+    return {arm: group for arm, group in runs.items() if group[0].figures["fingerprint"] == state}
+
+
+def _kind(run: Run) -> Any:
+    return [run.figures[name] for name in ("version", "fingerprint", "trials")]
+
+
+def common(runs: Runs, one: str, other: str) -> list[tuple[Run, Run]]:
+    """Runs of two arms on the same seeds."""
+    seeds = {run.figures["seed"]: run for run in runs.get(other, [])}
+    return [(run, seeds[run.figures["seed"]]) for run in runs.get(one, []) if run.figures["seed"] in seeds]
+
+
+def hit_gain(
+    runs: Runs, one: str, other: str, k: int, *, part: str = "all", with_query: bool = False
+) -> Interval | None:
+    """HR@k of one arm less that of the other, averaged over their common seeds; users are resampled.
+
+    None where there is nothing to compare.
+    """
+    pairs = common(runs, one, other)
+    if not pairs:
+        return None
+    chosen, user = PARTS[part](pairs[0][0]), pairs[0][0].arrays["user"]
+    gains = [
+        ours.hits(k, with_query=with_query).astype(float) - theirs.hits(k, with_query=with_query)
+        for ours, theirs in pairs
+    ]
+    return paired_bootstrap(np.mean(gains, axis=0)[chosen], user[chosen]) if chosen.any() else None
+
+
+def stage_gain(group: Sequence[Run], measure: str, ranker: str) -> Interval | None:
+    """What the embedding adds to a downstream stage, averaged over the seeds of an arm; users are resampled."""
+    if not group:
+        return None
+    name = measure if measure == "pre_ranking" else f"{measure}_{ranker}"
+    told = [run.figures["downstream"][measure] for run in group]
+    mean = statistics.fmean(figures[ranker] - figures["base"] for figures in told)
+    return interval_of(mean, np.mean([run.arrays[f"replicates_{name}"] for run in group], axis=0))
+
+
+def recall(run: Run, other: Run | None, k: int) -> float:
+    """HR@k of a recall channel, alone or beside another: then each gives its first k / 2."""
+    if other is None:
+        return float(run.hits(k).mean())
+    return float((run.hits(k // 2) | other.hits(k // 2)).mean())

@@ -1,0 +1,207 @@
+"""What the stages after KARMA gain: a ranker's AUC, pre-ranking, and recall.
+
+The ranker is gradient-boosted trees on counts and overlaps that a search team has anyway, with and without the
+interest embedding. It learns from the validation window and is judged on the test window. There are no exposures in
+the data, so an impression is what the user took among sampled items: half drawn by (events + 1)^0.75, half of the
+target's category where the catalogue has categories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from models.karma.baselines import Neighbours, neighbours_score
+from models.karma.positions import Positions
+from models.karma.text import Catalogue
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NEGATIVES = 10
+PRE_RANKED, PRE_KEPT = 500, 50
+BASE_FEATURES = (
+    "item_events",
+    "history_length",
+    "neighbours_all",
+    "neighbours_last",
+    "category_share",
+    "words_of_history",
+    "words_of_query",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One window's positions, and what is known of users and items when it starts."""
+
+    positions: Positions
+    catalogue: Catalogue
+    categories: Ints  # [items] codes; one code for all where there are none
+    event_count: Ints  # [items]
+    likeness: csr_array  # item-to-item, of the histories of training
+    interests: NDArray[np.float32]  # [positions, d], without the current query
+    embeddings: NDArray[np.float32]  # [items, d]
+
+
+def impressions(stage: Stage, rows: Ints, *, count: int, seed: int) -> Ints:
+    """Items [rows, 1 + count] shown: the target first, then items that the user has not had, all distinct."""
+    rng = np.random.default_rng(seed)
+    popular: Floats = np.power(stage.event_count + 1.0, 0.75, dtype=np.float64)
+    shown = np.empty((len(rows), 1 + count), np.int64)
+    for line, row in enumerate(rows.tolist()):
+        target = int(stage.positions.targets.items[row])
+        weight = popular.copy()
+        weight[stage.positions.targets.histories[row].items] = 0.0
+        weight[target] = 0.0
+        alike = weight * (stage.categories == stage.categories[target])
+        near = _draw(alike, min(count // 2, int(np.count_nonzero(alike))), rng)
+        weight[near] = 0.0
+        far = _draw(weight, count - len(near), rng)
+        shown[line] = np.concatenate([[target], near, far])
+    return shown
+
+
+def _draw(weight: Floats, count: int, rng: np.random.Generator) -> Ints:
+    """Distinct items with chances by `weight` (Efraimidis and Spirakis, 2006)."""
+    if count > np.count_nonzero(weight):
+        raise ValueError(f"expected at least {count} items to show, got {np.count_nonzero(weight)}")
+    if not count:
+        return np.empty(0, np.int64)
+    with np.errstate(divide="ignore"):
+        keys = np.log(weight) + rng.gumbel(size=len(weight))
+    drawn: Ints = np.argpartition(-keys, count - 1)[:count]
+    return drawn
+
+
+def features(stage: Stage, rows: Ints, shown: Ints) -> Floats:
+    """BASE_FEATURES [rows * shown, 7], line by line; some lines at a time, because each scores the whole catalogue."""
+    overlap = _word_overlap(stage.catalogue)
+    parts = [slice(start, start + 256) for start in range(0, len(rows), 256)]
+    return np.concatenate([_block_features(stage, rows[part], shown[part], overlap) for part in parts])
+
+
+def _block_features(stage: Stage, rows: Ints, shown: Ints, overlap: csr_array) -> Floats:
+    targets = stage.positions.targets.take(rows.tolist())
+    every = slice(0, len(rows))
+    lines = np.arange(len(rows))[:, None]
+    near = neighbours_score(stage.likeness, Neighbours(0))(targets, every)[lines, shown]
+    last = neighbours_score(stage.likeness, Neighbours(1))(targets, every)[lines, shown]
+    lengths = np.array([len(history.items) for history in targets.histories], np.float64)
+    share, in_history, in_query = (np.zeros(shown.shape) for _ in range(3))
+    for line, (history, query) in enumerate(zip(targets.histories, targets.queries, strict=True)):
+        owned = stage.categories[history.items]
+        share[line] = (owned[:, None] == stage.categories[shown[line]]).mean(axis=0)
+        past = np.asarray(overlap[history.items].sum(axis=0)).ravel()
+        in_history[line] = overlap[shown[line]] @ (past / max(1, len(history.items)))
+        if len(query):
+            asked = np.zeros(overlap.shape[1])
+            asked[query] = 1.0 / len(query)
+            in_query[line] = overlap[shown[line]] @ asked
+    length = np.broadcast_to(np.log1p(lengths)[:, None], shown.shape)
+    ordered = [np.log1p(stage.event_count[shown]), length, near, last, share, in_history, in_query]
+    return np.stack([column.reshape(-1) for column in ordered], axis=1)
+
+
+def _word_overlap(catalogue: Catalogue) -> csr_array:
+    """Which tokens each item's text has [items, V]."""
+    tokens = catalogue.tokens
+    rows = np.repeat(np.arange(len(tokens)), tokens.lengths)
+    width = int(tokens.values.max(initial=0)) + 1
+    has = csr_array((np.ones(len(rows)), (rows, tokens.values)), shape=(len(tokens), width))
+    has.data[:] = 1.0
+    return has
+
+
+def affinity(stage: Stage, rows: Ints, shown: Ints) -> Floats:
+    """z . e of each shown item [rows * shown, 1]."""
+    scores: Floats = np.einsum("nd,ncd->nc", stage.interests[rows], stage.embeddings[shown]).reshape(-1, 1)
+    return scores.astype(np.float64)
+
+
+def inputs(stage: Stage, rows: Ints, shown: Ints, *, base: Floats) -> dict[str, Floats]:
+    """The features of each ranker by its name."""
+    score = affinity(stage, rows, shown)
+    vectors = np.repeat(stage.interests[rows], shown.shape[1], axis=0)
+    return {"base": base, "with_score": np.hstack([base, score]), "with_z": np.hstack([base, score, vectors])}
+
+
+def grouped_auc(scores: Floats) -> Floats:
+    """AUC of each line of `scores` [lines, 1 + negatives]: share of the negatives below the target, ties half."""
+    below = (scores[:, 1:] < scores[:, :1]).mean(axis=1)
+    equal = (scores[:, 1:] == scores[:, :1]).mean(axis=1)
+    line: Floats = below + equal / 2
+    return line
+
+
+def auc(scores: Floats, weights: Floats) -> float:
+    """AUC over all lines [lines, 1 + negatives]; a line counts `weights` [lines] times, as a bootstrap draws it."""
+    order = rankdata(scores, method="dense").reshape(scores.shape) - 1
+    width = int(order.max()) + 1
+    positive = np.bincount(order[:, 0], weights=weights, minlength=width)
+    spread = np.repeat(weights, scores.shape[1] - 1)
+    negative = np.bincount(order[:, 1:].ravel(), weights=spread, minlength=width)
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The test window as the rankers see it."""
+
+    auc_scores: dict[str, Floats]  # [rows, 1 + NEGATIVES] by ranker
+    pre_ranked: dict[str, NDArray[np.bool_]]  # [pre-ranked rows] by ranker: target within the kept
+    pre_rows: Ints
+    user: Ints  # [rows]
+
+
+def judge_rankers(learned: Stage, judged: Stage, *, seed: int, positions: int, pre_ranked: int) -> Judged:
+    """Fit the rankers on one window, score the other.
+
+    At most so many positions of each window are used, drawn without replacement. The draws depend on `seed` alone,
+    so that all models are judged on the same impressions.
+    """
+    rng = np.random.default_rng(seed)
+    some, others = (_some(len(stage.positions), positions, rng) for stage in (learned, judged))
+    given, tested = (
+        impressions(stage, rows, count=NEGATIVES, seed=seed) for stage, rows in ((learned, some), (judged, others))
+    )
+    clicked = np.zeros(given.shape, np.int64)
+    clicked[:, 0] = 1
+    fit_on = inputs(learned, some, given, base=features(learned, some, given))
+    rankers = {name: _ranker(seed).fit(values, clicked.ravel()) for name, values in fit_on.items()}
+    test_on = inputs(judged, others, tested, base=features(judged, others, tested))
+    scores = {name: _scored(rankers[name], values).reshape(tested.shape) for name, values in test_on.items()}
+    fewer = others[: min(pre_ranked, len(others))]
+    room = min(PRE_RANKED, len(judged.catalogue) // 2) - 1
+    candidates = impressions(judged, fewer, count=room, seed=seed + 1)
+    kept = {name: np.empty(len(fewer), np.bool_) for name in ("base", "with_score")}
+    for start in range(0, len(fewer), 100):  # a hundred lines at a time: each is hundreds of rows
+        part = slice(start, start + 100)
+        rows, block = fewer[part], candidates[part]
+        wide = inputs(judged, rows, block, base=features(judged, rows, block))
+        for name, hits in kept.items():
+            ranked = _scored(rankers[name], wide[name]).reshape(block.shape)
+            hits[part] = (ranked[:, 1:] >= ranked[:, :1]).sum(axis=1) < PRE_KEPT
+    return Judged(scores, kept, fewer, judged.positions.user[others])
+
+
+def _some(count: int, most: int, rng: np.random.Generator) -> Ints:
+    chosen: Ints = rng.permutation(count)[:most]
+    return chosen
+
+
+def _ranker(seed: int) -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(
+        max_iter=150, learning_rate=0.1, max_leaf_nodes=31, l2_regularization=1.0, random_state=seed
+    )
+
+
+def _scored(ranker: HistGradientBoostingClassifier, values: Floats) -> Floats:
+    scores: Floats = ranker.decision_function(values)
+    return scores

@@ -1,0 +1,276 @@
+"""All that the benchmark measures of one model, on one data set: ranks, collapse, fidelity, downstream stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from features.training_sets import TrainingSet
+from models.karma.baselines import Score, cosine_neighbours, score_ranks
+from models.karma.config import KarmaConfig
+from models.karma.downstream import Judged, Stage, auc, grouped_auc, judge_rankers
+from models.karma.evaluation import encode_catalogue, encode_users, figures, model_ranks, user_sequences
+from models.karma.fidelity import decoded_fidelity, probe, said
+from models.karma.network import Karma
+from models.karma.positions import Positions, every_position
+from models.karma.sinks import LATER, attention_of, collapse_of, effective_rank
+from models.karma.text import Preparation, Tokens
+from models.karma.training import World, prepare, read_world
+from models.metrics import Ranks, bootstrap_weights
+
+VERSION = 1
+"""Raise it when what is measured changes its meaning: finished runs are then run again."""
+
+HISTORIES, DECODED, PROBED = 256, 512, 4000
+VALIDATION_USERS = 2000
+RANKED, PRE_RANKED, DRAWS = 6000, 1000, 400
+MAP_TOKENS = 64
+_SEED = 0  # of every sample that judges: all models see the same
+
+Arrays = dict[str, NDArray[Any]]
+Labels = Mapping[str, Sequence[str | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One window to judge on."""
+
+    world: World
+    positions: Positions
+    likeness: csr_array  # item-to-item, of the histories known when it starts
+    labels: Labels  # what can be said of each item of the catalogue, by name
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """A data set as judged: validation chooses, test reports."""
+
+    training_set: TrainingSet
+    preparation: Preparation
+    validation: Window
+    test: Window
+
+    def facts(self) -> dict[str, Any]:
+        """What the page says of the data."""
+        known, positions = self.validation.world, self.test.positions
+        return {
+            "users": len(known.histories),
+            "items": len(self.test.world.catalogue),
+            "events": sum(len(history.items) for history in known.histories.values()),
+            "judged_users": len(np.unique(positions.user)),
+            "positions": len(positions),
+            "cold": int(positions.cold.sum()),
+            "new": int(positions.new.sum()),
+            "with_query": int(sum(len(query) > 0 for query in positions.targets.queries)),
+            **{name: getattr(self.training_set.split, name).isoformat() for name in ("train_end", "valid_end")},
+        }
+
+
+def exam_of(training_set: TrainingSet, config: KarmaConfig, *, facets: Mapping[str, Sequence[str]]) -> Exam:
+    """Prepare both windows; `facets` are the words of each kind of attribute, where they are known."""
+    preparation = prepare(training_set.train, config)
+    drawn = _users_of(training_set.validation, VALIDATION_USERS)
+    windows = [
+        _window(features, labels, training_set.train["item_catalog"], preparation, facets)
+        for features, labels in ((training_set.train, drawn), (training_set.recent, training_set.test))
+    ]
+    return Exam(training_set, preparation, *windows)
+
+
+def _users_of(labels: pa.Table, most: int) -> pa.Table:
+    """The labels of at most so many users, drawn without replacement."""
+    users = pc.unique(labels["user_id"]).sort()
+    return labels.filter(pc.is_in(labels["user_id"], users.take(_sample(len(users), most))))
+
+
+def _window(
+    features: Mapping[str, pa.Table],
+    labels: pa.Table,
+    trained_on: pa.Table,
+    preparation: Preparation,
+    facets: Mapping[str, Sequence[str]],
+) -> Window:
+    world = read_world(features, preparation)
+    likeness = cosine_neighbours([history.items for history in world.histories.values()], len(world.catalogue))
+    positions = every_position(labels, world, preparation, trained_on=trained_on)
+    return Window(world, positions, likeness, item_labels(features["item_catalog"], facets))
+
+
+def item_labels(table: pa.Table, facets: Mapping[str, Sequence[str]]) -> Labels:
+    """Category, and the word of each facet that the text says, or without facets the first tag; None for nothing."""
+    labels: dict[str, Sequence[str | None]] = {
+        "category": [category or None for category in table.column("category").to_pylist()]
+    }
+    if facets:
+        texts = table.column("text").to_pylist()
+        labels |= {name: said(texts, words) for name, words in facets.items()}
+    else:
+        labels["tag"] = [tags[0] if tags else None for tags in table.column("tags").to_pylist()]
+    return {name: values for name, values in labels.items() if any(values)}
+
+
+def validation_figures(stage: Stage) -> dict[str, dict[str, float]]:
+    """The metrics of an encoded window."""
+    return rank_figures(stage.positions, model_ranks(stage.interests, stage.embeddings, stage.positions.targets))
+
+
+def rank_figures(positions: Positions, found: Ranks) -> dict[str, dict[str, float]]:
+    """The metrics of the first target of each user, of all, and of parts of all."""
+    parts = {
+        "first": positions.first,
+        "all": np.ones(len(positions), np.bool_),
+        "warm": ~positions.cold,
+        "cold": positions.cold,
+        "new": positions.new,
+    }
+    return {name: figures(found[chosen]) for name, chosen in parts.items()}
+
+
+def judge_scores(window: Window, score: Score) -> tuple[dict[str, Any], Arrays]:
+    """Figures and ranks of a model that hears item histories only."""
+    found = score_ranks(window.positions.targets, score)
+    return {"action": rank_figures(window.positions, found)}, {"rank": found.astype(np.int32)}
+
+
+@torch.no_grad()
+def judge_network(exam: Exam, network: Karma, learned: Stage) -> tuple[dict[str, Any], Arrays]:
+    """Figures and arrays of a trained network on the test window; `learned` is its validation window."""
+    judged = stage_of(exam, exam.test, network)
+    positions, limit = exam.test.positions, exam.preparation.config.history_limit
+    asked = encode_users(
+        network, user_sequences(positions.targets, exam.test.world.catalogue, limit=limit, with_query=True)
+    )
+    found = model_ranks(judged.interests, judged.embeddings, positions.targets)
+    by_query = model_ranks(asked, judged.embeddings, positions.targets)
+    collapse, maps = _collapse(exam, network, judged)
+    downstream, replicates = _downstream(learned, judged)
+    told = {
+        "action": rank_figures(positions, found),
+        "action_with_query": rank_figures(positions, by_query),
+        "collapse": collapse,
+        "fidelity": _fidelity(exam, network, learned, judged),
+        "downstream": downstream,
+    }
+    return told, {"rank": found.astype(np.int32), "rank_with_query": by_query.astype(np.int32)} | maps | replicates
+
+
+@torch.no_grad()
+def judge_start(exam: Exam, network: Karma) -> tuple[dict[str, Any], Arrays]:
+    """The collapse of a network that only read texts: before any action."""
+    told, maps = _collapse(exam, network, stage_of(exam, exam.test, network))
+    return {"collapse": told}, maps
+
+
+@torch.no_grad()
+def stage_of(exam: Exam, window: Window, network: Karma) -> Stage:
+    """A window as a network encodes it, without the current query."""
+    world, positions = window.world, window.positions
+    limit = exam.preparation.config.history_limit
+    _, codes = np.unique(np.array(world.categories, dtype=object).astype(str), return_inverse=True)
+    return Stage(
+        positions,
+        world.catalogue,
+        codes.astype(np.int64),
+        world.event_count,
+        window.likeness,
+        encode_users(network, user_sequences(positions.targets, world.catalogue, limit=limit)),
+        encode_catalogue(network, world.catalogue),
+    )
+
+
+def _collapse(exam: Exam, network: Karma, judged: Stage) -> tuple[dict[str, Any], Arrays]:
+    config, firsts = exam.preparation.config, np.flatnonzero(judged.positions.first)
+    rows = firsts[:HISTORIES].tolist()
+    targets = judged.positions.targets.take(rows)
+    sequences = user_sequences(targets, judged.catalogue, limit=config.history_limit).sequences
+    measured = collapse_of(network, sequences)
+    told = {
+        "sink_share": measured.sink_share.tolist(),
+        "first_key": measured.first_key.tolist(),
+        "strongest": measured.strongest.tolist(),
+        "entropy": measured.entropy.tolist(),
+        "on": {kind: share.tolist() for kind, share in measured.on.items()},
+        "tokens": measured.tokens,
+        "rank_of_interests": effective_rank(judged.interests[firsts]),
+        "rank_of_items": effective_rank(judged.embeddings),
+    }
+    example = attention_of(network, _example(sequences))
+    return told, {"map": np.round(255 * np.sqrt(example)).astype(np.uint8)}
+
+
+def _example(sequences: Sequence[Tokens]) -> Tokens:
+    """The longest history of at most MAP_TOKENS tokens; the first one's start if all are longer."""
+    short = [tokens for tokens in sequences if LATER <= len(tokens) <= MAP_TOKENS]
+    return max(short, key=len) if short else sequences[0][:MAP_TOKENS]
+
+
+def _fidelity(exam: Exam, network: Karma, learned: Stage, judged: Stage) -> dict[str, Any]:
+    rows = np.flatnonzero(judged.positions.first)[:DECODED]
+    items, z = judged.positions.targets.items, judged.interests[rows]
+    labels = {name: [values[item] for item in items[rows]] for name, values in exam.test.labels.items()}
+    decoded = {
+        name: decoded_fidelity(network, exam.preparation, judged.catalogue, vectors, items[rows], labels)
+        for name, vectors in (("own", z), ("shuffled", np.roll(z, 1, axis=0)))
+    }
+    probes = {}
+    some, others = (_sample(len(stage.positions), PROBED) for stage in (learned, judged))
+    for name, values in exam.test.labels.items():
+        known, asked = exam.validation.labels[name], judged.positions.targets.items[others]
+        result = probe(
+            learned.interests[some],
+            [known[item] for item in learned.positions.targets.items[some]],
+            judged.interests[others],
+            [values[item] for item in asked],
+        )
+        if result is not None:
+            probes[name] = result
+    return {"decoded": decoded, "probes": probes}
+
+
+def _sample(count: int, most: int) -> NDArray[np.int64]:
+    return np.random.default_rng(_SEED).permutation(count)[:most]
+
+
+def _downstream(learned: Stage, judged: Stage) -> tuple[dict[str, Any], Arrays]:
+    """Figures of every ranker, and bootstrap replicates of what the embedding adds, users resampled.
+
+    Replicate b draws the same users whatever the model and its seed, so that runs can be averaged one by one.
+    """
+    result = judge_rankers(learned, judged, seed=_SEED, positions=RANKED, pre_ranked=PRE_RANKED)
+    lines = len(result.user)
+    told: dict[str, Any] = {
+        "auc": {name: auc(scores, np.ones(lines)) for name, scores in result.auc_scores.items()},
+        "grouped_auc": {name: float(grouped_auc(scores).mean()) for name, scores in result.auc_scores.items()},
+        "pre_ranking": {name: float(hits.mean()) for name, hits in result.pre_ranked.items()},
+        "impressions": lines,
+        "pre_ranked": len(result.pre_rows),
+    }
+    weights = bootstrap_weights(int(judged.positions.user.max()) + 1, draws=DRAWS, seed=_SEED)
+    pre_user = judged.positions.user[result.pre_rows]
+    return told, _replicates(result, weights, pre_user)
+
+
+def _replicates(result: Judged, weights: NDArray[np.int64], pre_user: NDArray[np.int64]) -> Arrays:
+    by_line = {name: grouped_auc(scores) for name, scores in result.auc_scores.items()}
+    gains: dict[str, list[float]] = {}
+
+    def put(name: str, value: float) -> None:
+        gains.setdefault(f"replicates_{name}", []).append(value)
+
+    for drawn in weights:
+        counts, pre = drawn[result.user].astype(np.float64), drawn[pre_user].astype(np.float64)
+        base = auc(result.auc_scores["base"], counts)
+        for name in ("with_score", "with_z"):
+            put(f"auc_{name}", auc(result.auc_scores[name], counts) - base)
+            put(f"grouped_auc_{name}", float(np.average(by_line[name] - by_line["base"], weights=counts)))
+        difference = result.pre_ranked["with_score"].astype(float) - result.pre_ranked["base"]
+        put("pre_ranking", float(np.average(difference, weights=pre)))
+    return {name: np.array(values, np.float32) for name, values in gains.items()}

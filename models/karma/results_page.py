@@ -1,0 +1,285 @@
+"""The page of KARMA's results, made from the files of finished runs alone: what has no file is said to be not run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from features.files import write_text
+from models.karma.comparison import Run, Runs, common, hit_gain, read_runs, recall, stage_gain
+from models.karma.figures import SHOWN, mean_over_heads, write_figures
+from models.karma.verdicts import verdicts
+from models.metrics import Interval
+
+TITLES = {
+    "synthetic": "Synthetic market",
+    "lastfm": "HetRec 2011 Last.fm, tag assignments",
+}
+BASELINES = {"popularity": "popularity", "item_to_item": "item-to-item cosine", "sasrec": "SASRec"}
+ARMS = {arm: name for arm, (name, _) in SHOWN.items() if arm != "pretrained"}
+METRICS = ("HR@10", "HR@50", "HR@200", "NDCG@10", "MRR")
+PAPER_GAIN = 22.5
+_HEAD = """# KARMA: the claims, measured
+
+Written by `attractor benchmark karma` from the files beside it ([karma/](karma)), one of figures and one of arrays a
+run; no number is typed by hand. Test window, mean ± standard deviation over seeds, in per cent unless said otherwise.
+
+The four arms of a seed start from one language model, pre-trained on the texts of items and queries, have the same
+budget of steps, and stop at their own best step on the validation window. They differ in λ alone: `action only` has
+none, `+ generation` has λ_gen, `+ reconstruction` λ_rec, KARMA both. Everything is ranked over the full catalogue
+without the items that the user had before. A *position* is a new item that a user took in the test window, given all
+that the user did before it, in the window too; the *first* position of each user is what a night is asked. *Cold*
+items had fewer than three events when training ended: they have no id embedding. Intervals are 95 %, from a paired
+bootstrap that resamples users and averages the seeds.
+
+SASRec (two layers of KARMA's width, cross-entropy over all items) and item-to-item (cosine of the items' users over
+the latest events) had a few trials on the first seed; validation chose.
+"""
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page and the figures of the runs in `results`."""
+    parts = [_HEAD]
+    for data in TITLES:
+        runs = read_runs(results / data)
+        figures = write_figures(runs, data, results) if runs else []
+        parts.append("\n".join(section(data, runs, [f"{results.name}/{name}" for name in figures])))
+    write_text(page, "\n".join(parts))
+
+
+def section(data: str, runs: Runs, figures: Sequence[str]) -> Iterator[str]:
+    """One data set, in Markdown."""
+    yield f"## {TITLES[data]}\n"
+    if not runs:
+        yield f"Not run; `attractor benchmark karma --data {data}` does it.\n"
+        return
+    yield from _facts(runs)
+    drawn = {Path(name).stem.split("-")[0]: f"![{Path(name).stem}]({name})\n" for name in figures}
+    yield from verdicts(runs)
+    yield from _action(runs)
+    yield drawn.get("gains", "")
+    yield from _collapse(runs)
+    yield drawn.get("sinks", "")
+    yield drawn.get("attention", "")
+    yield from _fidelity(runs)
+    yield from _downstream(runs)
+    yield from _costs(runs)
+
+
+def _facts(runs: Runs) -> Iterator[str]:
+    told = next(iter(runs.values()))[0].figures["facts"]
+    yield (
+        f"{told['users']:,} users and {told['events']:,} events before {told['train_end']} to learn from; "
+        f"{told['items']:,} items. From {told['valid_end']} on, {told['judged_users']:,} users have "
+        f"{told['positions']:,} positions, {told['with_query']:,} of them with a query, {told['cold']:,} cold, "
+        f"{told['new']:,} of items without any event.\n"
+    )
+
+
+def _action(runs: Runs) -> Iterator[str]:
+    yield "### Action\n"
+    for part, title in (("first", "First position of each user"), ("all", "All positions")):
+        yield f"{title}:\n"
+        yield from _rank_table(runs, "action", part, BASELINES | ARMS)
+    yield "All positions, the current query known (baselines hear no query):\n"
+    yield from _rank_table(runs, "action_with_query", "all", ARMS)
+    names = ("warm", "cold", "new")
+    yield "Warm, cold and new items (without any event), all positions:\n"
+    yield f"| model | {' | '.join(f'HR@{k} {name}' for name in names for k in (50, 200))} |"
+    yield "|---" * (1 + 2 * len(names)) + "|"
+    for arm, label in (BASELINES | ARMS).items():
+        cells = [_percent(runs, arm, _at("action", name, f"HR@{k}")) for name in names for k in (50, 200)]
+        yield f"| {label} | {' | '.join(cells)} |"
+    yield ""
+    yield from _gains(runs)
+
+
+def _rank_table(runs: Runs, group: str, part: str, rows: Mapping[str, str]) -> Iterator[str]:
+    yield f"| model | {' | '.join(METRICS)} | seeds |"
+    yield "|---" * (len(METRICS) + 2) + "|"
+    for arm, label in rows.items():
+        cells = [_percent(runs, arm, _at(group, part, metric)) for metric in METRICS]
+        yield f"| {label} | {' | '.join(cells)} | {len(runs.get(arm, [])) or 'not run'} |"
+    yield ""
+
+
+def _gains(runs: Runs) -> Iterator[str]:
+    """What each regularised arm has over action only."""
+    asked = [(50, "all"), (200, "all"), (50, "first"), (50, "warm"), (50, "cold"), (200, "cold")]
+    yield "Points over action only:\n"
+    yield f"| arm | {' | '.join(f'HR@{k} {part}' for k, part in asked)} |"
+    yield "|---" * (1 + len(asked)) + "|"
+    for arm in list(ARMS)[1:]:
+        cells = [interval(hit_gain(runs, arm, "action_only", k, part=part)) for k, part in asked]
+        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+    found = hit_gain(runs, "karma", "action_only", 200)
+    if found is not None:
+        yield f"\nThe paper reports up to +{PAPER_GAIN} points of HR@200 on its own data; here {100 * found.mean:+.1f}."
+    yield ""
+
+
+def _collapse(runs: Runs) -> Iterator[str]:
+    yield "### Semantic collapse\n"
+    yield (
+        "A key's share is the mean attention that it receives from the queries at it and after it; a *sink* is a key "
+        "above ε = 0.3 (Gu et al., ICLR 2025), among keys with at least 16 such queries. Means over layers, heads and "
+        "256 histories. Entropy is of a query's attention, as a share of log(keys). Attention on items and on query "
+        "words is that of the `[INT]` tokens; without any choice it would be the share in brackets. The effective "
+        "rank is exp(entropy of the normalised singular values), of at most the width of the embeddings.\n"
+    )
+    head = ("sink, any key", "sink, first key", "strongest key", "entropy", "on items", "on query words")
+    yield f"| model | {' | '.join(head)} | rank of z | rank of items |"
+    yield "|---" * (len(head) + 3) + "|"
+    for arm, (label, _) in SHOWN.items():
+        group = runs.get(arm, [])
+        if not group:
+            yield f"| {label} | not run |" + " |" * (len(head) + 1)
+            continue
+        heads = [
+            spread([100 * mean_over_heads(run, name) for run in group], 1)
+            for name in ("sink_share", "first_key", "strongest", "entropy")
+        ]
+        on = [spread([100 * _on(run, kind) for run in group], 1) for kind in ("item", "query")]
+        present = group[0].figures["collapse"]["tokens"]
+        on = [f"{cell} ({100 * present[kind]:.0f})" for cell, kind in zip(on, ("item", "query"), strict=True)]
+        ranks = ["", ""]
+        if arm != "pretrained":
+            names = ("rank_of_interests", "rank_of_items")
+            ranks = [spread([run.figures["collapse"][name] for run in group], 1) for name in names]
+        yield f"| {label} | {' | '.join([*heads, *on, *ranks])} |"
+    yield ""
+
+
+def _on(run: Run, kind: str) -> float:
+    by_head = run.figures["collapse"]["on"][kind]
+    return statistics.fmean(statistics.fmean(layer) for layer in by_head)
+
+
+def _fidelity(runs: Runs) -> Iterator[str]:
+    yield "### Semantic fidelity\n"
+    yield (
+        "The text of the next item, decoded from z alone: tokens right when the true ones before are given, ROUGE-L "
+        "of the text written greedily, and how often it says the item's own attributes. In brackets the same with "
+        "another user's z: what the language model says by itself.\n"
+    )
+    groups = {arm: runs[arm] for arm in ARMS if arm in runs}
+    names = list(groups[next(iter(groups))][0].figures["fidelity"]["decoded"]["own"]) if groups else []
+    yield f"| model | {' | '.join(name.replace('_', ' ') for name in names)} |"
+    yield "|---" * (1 + len(names)) + "|"
+    for arm, group in groups.items():
+        cells = []
+        for name in names:
+            own, other = (
+                [100 * run.figures["fidelity"]["decoded"][whose][name] for run in group]
+                for whose in ("own", "shuffled")
+            )
+            cells.append(f"{spread(own, 1)} ({statistics.fmean(other):.1f})")
+        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+    yield "\nLinear probes, logistic regression from z to the next item's attribute: accuracy; in brackets shuffled.\n"
+    probes = list(groups[next(iter(groups))][0].figures["fidelity"]["probes"]) if groups else []
+    yield f"| model | {' | '.join(probes)} |"
+    yield "|---" * (1 + len(probes)) + "|"
+    for arm, group in groups.items():
+        told = [[run.figures["fidelity"]["probes"][name] for run in group] for name in probes]
+        cells = [
+            f"{spread([100 * each['accuracy'] for each in one], 1)} ({100 * one[0]['shuffled']:.1f})" for one in told
+        ]
+        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _downstream(runs: Runs) -> Iterator[str]:
+    yield "### Downstream stages\n"
+    yield (
+        "A ranker of gradient-boosted trees learns from the validation window and is judged on the test window, on "
+        "impressions of one item taken and ten sampled (the data has no exposures): counts, co-occurrence, category "
+        "and word overlaps; then with z·e, then with z too. Points of AUC and grouped AUC that the embedding adds. "
+        "Pre-ranking: points of HR@50 among 500 candidates that z·e adds to the same ranker. Recall: HR@200 of the "
+        "catalogue alone, and of two channels of 100 with item-to-item.\n"
+    )
+    head = (
+        "AUC without",
+        "+ z·e",
+        "+ z·e and z",
+        "grouped AUC + z·e",
+        "pre-ranking HR@50",
+        "recall HR@200",
+        "two channels",
+    )
+    yield f"| model | {' | '.join(head)} |"
+    yield "|---" * (1 + len(head)) + "|"
+    counting = runs.get("item_to_item", [])
+    if counting:
+        yield f"| {BASELINES['item_to_item']} | | | | | | {100 * recall(counting[0], None, 200):.1f} | |"
+    for arm, label in ARMS.items():
+        group = runs.get(arm, [])
+        if not group:
+            yield f"| {label} | not run |" + " |" * (len(head) - 1)
+            continue
+        cells = [
+            spread([100 * run.figures["downstream"]["auc"]["base"] for run in group], 2),
+            *(interval(stage_gain(group, "auc", ranker)) for ranker in ("with_score", "with_z")),
+            interval(stage_gain(group, "grouped_auc", "with_score")),
+            interval(stage_gain(group, "pre_ranking", "with_score")),
+            spread([100 * recall(run, None, 200) for run in group], 1),
+            spread([100 * recall(ours, theirs, 200) for ours, theirs in common(runs, arm, "item_to_item")], 1),
+        ]
+        yield f"| {label} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _costs(runs: Runs) -> Iterator[str]:
+    yield "### Runs\n"
+    yield "| model | best step | minutes | memory, MiB | settings |"
+    yield "|---|---|---|---|---|"
+    for arm, label in (BASELINES | {name: told for name, (told, _) in SHOWN.items()}).items():
+        if arm in runs:
+            group = runs[arm]
+            steps = ", ".join(str(run.figures["best_step"]) for run in group)
+            minutes = statistics.fmean(run.figures["seconds"] for run in group) / 60
+            memory = max(run.figures["peak_memory_mib"] or 0 for run in group)
+            yield f"| {label} | {steps} | {minutes:.1f} | {memory:,} | {_settings(group[0])} |"
+    yield ""
+
+
+def _settings(run: Run) -> str:
+    """The settings of the kept trial in which trials differ, or those of the objectives."""
+    trials = [trial["configuration"] for trial in run.figures["trials"]]
+    kept = trials[run.figures["trial"]]
+    names = [name for name in kept if len({str(trial[name]) for trial in trials}) > 1]
+    if not names:
+        names = [name for name in kept if name.startswith("lambda_") and kept[name]]
+        names += [name for name in ("regulariser_decay", "reconstruction_decoder", "steps") if name in kept]
+    return ", ".join(f"{name} {kept[name]}" for name in names)
+
+
+def _at(*path: str) -> Callable[[Run], float]:
+    def find(run: Run) -> float:
+        value = run.figures
+        for name in path:
+            value = value[name]
+        return float(value)  # type: ignore[arg-type]
+
+    return find
+
+
+def _percent(runs: Runs, arm: str, value: Callable[[Run], float]) -> str:
+    group = runs.get(arm, [])
+    return spread([100 * value(run) for run in group], 2) if group else ""
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def interval(found: Interval | None) -> str:
+    """A gain in points with its interval, in bold where the interval excludes zero."""
+    if found is None:
+        return ""
+    told = f"{100 * found.mean:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    return f"**{told}**" if found.excludes_zero else told

@@ -1,0 +1,209 @@
+"""Runs are kept, found again, continued and never mixed; the page says only what files say."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from export.cli import cli
+from features.files import read_json
+from models.karma import benchmark, judging
+from models.karma.baselines import Neighbours
+from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings
+from models.karma.comparison import Runs, hit_gain, read_runs, recall, stage_gain
+from models.karma.config import KarmaConfig, karma_tiny
+from models.karma.judging import Exam, exam_of
+from models.karma.results_page import write_page
+from models.karma.verdicts import judged
+from tests.karma_world import training_set
+
+TINY = replace(karma_tiny(), steps=6, pretraining_steps=6, validate_every=3)
+
+
+@pytest.fixture(scope="module")
+def exam() -> Exam:
+    return exam_of(training_set(users=90), TINY, facets={"colour": ("red", "blue", "green")})
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.karma.downstream.PRE_RANKED", 12)
+    monkeypatch.setattr(judging, "DRAWS", 20)
+
+
+def tiny_arms(*names: str) -> Arms:
+    known = arms(TINY)
+    sasrec = tuple(replace(trial, hidden=8, layers=1, heads=2, steps=4, validate_every=2) for trial in known["sasrec"])
+    return {name: sasrec if name == "sasrec" else known[name] for name in names or known}
+
+
+def run(folder: Path, exam: Exam, chosen: Arms, seeds: int = 1) -> list[str]:
+    said: list[str] = []
+    ticks = itertools.count()
+    places = Places(folder / "work", folder / "karma")
+    clock = lambda: float(next(ticks))  # noqa: E731
+    run_benchmark("synthetic", exam, chosen, seeds, places=places, clock=clock, announce=said.append)
+    return said
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, exam: Exam) -> Path:
+    folder = tmp_path_factory.mktemp("karma")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.karma.downstream.PRE_RANKED", 12)
+        patch.setattr(judging, "DRAWS", 20)
+        run(folder, exam, tiny_arms())
+        run(folder, exam, tiny_arms("action_only", "karma"), 2)
+    return folder
+
+
+def test_every_arm_runs_and_is_found_again(finished: Path, exam: Exam) -> None:
+    for arm in arms(TINY):
+        told = read_json(finished / "karma" / "synthetic" / f"{arm}-0.json")
+        assert told["environment"]["torch"]
+        assert told["facts"]["positions"] == len(exam.test.positions)
+        if arm != "pretrained":
+            assert 0.0 <= told["action"]["all"]["HR@10"] <= told["action"]["all"]["HR@50"] <= 1.0
+    assert all("re-used" in line for line in run(finished, exam, tiny_arms()))
+    left = [file for file in (finished / "work").rglob("*.safetensors") if "pretraining" not in str(file)]
+    assert not left, "a finished run leaves no checkpoint"
+
+
+def test_arms_of_a_seed_start_alike_and_end_apart(finished: Path) -> None:
+    starts = list((finished / "work" / "synthetic").glob("pretraining-*"))
+    assert sorted(start.name.split("-")[1] for start in starts) == ["0", "1"]
+    told = [read_json(finished / "karma" / "synthetic" / f"{arm}-0.json") for arm in ("action_only", "karma")]
+    assert told[0]["collapse"]["strongest"] != told[1]["collapse"]["strongest"]
+    lambdas = [trial["trials"][0]["configuration"]["lambda_generation"] for trial in told]
+    assert lambdas == [0.0, 0.3]
+
+
+def test_trials_compete_on_validation(finished: Path, exam: Exam, tmp_path: Path) -> None:
+    told = read_json(finished / "karma" / "synthetic" / "item_to_item-0.json")
+    assert len(told["competed"]) == 4
+    assert told["competed"][str(told["trial"])] == max(told["competed"].values())
+    run(tmp_path, exam, tiny_arms("item_to_item"), 2)
+    later = read_json(tmp_path / "karma" / "synthetic" / "item_to_item-1.json")
+    assert (later["trial"], len(later["competed"])) == (told["trial"], 1)
+
+
+def test_settings_that_came_later_do_not_undo_a_run() -> None:
+    stored = asdict(TINY)
+    del stored["lambda_picture"]  # as if the run had been before there was such a setting
+    assert same_settings(stored, TINY)
+    assert not same_settings(stored, replace(TINY, lambda_picture=0.1))
+    assert not same_settings(asdict(TINY), replace(TINY, steps=7))
+    assert not same_settings(asdict(TINY) | {"gone": 1}, TINY)
+
+
+def test_other_data_settings_or_measures_are_other_runs(
+    finished: Path, exam: Exam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, trials = Places(finished / "work", finished / "karma"), tiny_arms()["karma"]
+    assert done("synthetic", exam, "karma", trials, 0, places) is not None
+    assert done("synthetic", exam, "karma", (replace(TINY, learning_rate=1.0),), 0, places) is None
+    elsewhere = replace(exam, training_set=replace(exam.training_set, fingerprint="other"))
+    assert done("synthetic", elsewhere, "karma", trials, 0, places) is None
+    monkeypatch.setattr(benchmark, "VERSION", 99)
+    assert done("synthetic", exam, "karma", trials, 0, places) is None
+
+
+class Killed(BaseException):
+    """What a killed process would be to the code that runs in it."""
+
+
+def test_a_killed_run_continues_and_ends_the_same(
+    tmp_path: Path, finished: Path, exam: Exam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import models.karma.training as training
+
+    whole, looks = training.karma_loss, itertools.count()
+
+    def killed(*arguments: object) -> object:
+        if next(looks) == 4:  # after the look at step 3
+            raise Killed
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "karma_loss", killed)
+        run(tmp_path, exam, tiny_arms("karma"))
+    assert list((tmp_path / "work").rglob("training/state.json"))
+    run(tmp_path, exam, tiny_arms("karma"))
+    ranks = [read_runs(folder / "karma" / "synthetic")["karma"][0].arrays["rank"] for folder in (finished, tmp_path)]
+    np.testing.assert_array_equal(*ranks)
+
+
+def test_comparisons_are_those_of_the_arrays(finished: Path) -> None:
+    runs = read_runs(finished / "karma" / "synthetic")
+    pairs = list(zip(runs["karma"], runs["action_only"], strict=True))
+    assert len(pairs) == 2
+    found = hit_gain(runs, "karma", "action_only", 10)
+    assert found is not None
+    each = [ours.hits(10).mean() - theirs.hits(10).mean() for ours, theirs in pairs]
+    assert found.mean == pytest.approx(np.mean(each))
+    assert found.low <= found.mean <= found.high
+    gain = stage_gain(runs["karma"], "auc", "with_score")
+    told = [run.figures["downstream"]["auc"] for run in runs["karma"]]
+    assert gain is not None
+    assert gain.mean == pytest.approx(np.mean([each["with_score"] - each["base"] for each in told]))
+    ours, theirs = runs["karma"][0], runs["item_to_item"][0]
+    both = (ours.arrays["rank"] <= 5) | (theirs.arrays["rank"] <= 5)
+    assert recall(ours, theirs, 10) == pytest.approx(both.mean())
+    assert hit_gain(runs, "karma", "nobody", 10) is None
+
+
+def test_the_page_has_tables_figures_and_verdicts(finished: Path) -> None:
+    page = finished / "karma.md"
+    write_page(finished / "karma", page)
+    text = page.read_text(encoding="utf-8")
+    assert "| KARMA | " in text
+    assert "Not run; `attractor benchmark karma --data lastfm` does it." in text
+    for name in ("attention", "sinks", "gains"):
+        assert f"](karma/{name}-synthetic.svg)" in text
+        assert (finished / "karma" / f"{name}-synthetic.svg").stat().st_size < 400_000
+    assert text.count("interval without zero") == 3
+    for table in text.split("\n\n"):
+        cells = [line.count("|") for line in table.splitlines() if line.startswith("|")]
+        assert len(set(cells)) <= 1, table
+    before = {file: file.read_bytes() for file in (finished / "karma").glob("*.svg")}
+    write_page(finished / "karma", page)
+    assert before == {file: file.read_bytes() for file in (finished / "karma").glob("*.svg")}
+
+
+def test_verdicts_are_no_unless_shown(finished: Path) -> None:
+    runs = read_runs(finished / "karma" / "synthetic")
+    assert [verdict.met for verdict in judged({})] == [None] * 5
+    same: Runs = {"action_only": runs["action_only"], "karma": runs["action_only"]}
+    gains, cold, sinks, accuracy, _ = judged(same)
+    assert (gains.met, accuracy.met) == (False, False)
+    assert cold.met in (False, None)
+    assert sinks.met == (np.mean([run.figures["collapse"]["sink_share"] for run in same["karma"]]) == 0)
+
+
+def test_a_page_of_few_arms_says_what_was_not_run(tmp_path: Path, exam: Exam) -> None:
+    run(tmp_path, exam, tiny_arms("popularity"))
+    write_page(tmp_path / "karma", tmp_path / "karma.md")
+    text = (tmp_path / "karma.md").read_text(encoding="utf-8")
+    assert "| KARMA | not run |" in text
+    assert text.count("| not run |") >= 10
+
+
+def test_item_to_item_is_listed_by_its_windows() -> None:
+    trials = arms(KarmaConfig())["item_to_item"]
+    assert {trial.window for trial in trials if isinstance(trial, Neighbours)} == {0, 1, 5, 20}
+
+
+def test_the_command_names_what_it_does_not_know(tmp_path: Path) -> None:
+    results = ["--results", str(tmp_path)]
+    ran = CliRunner().invoke(cli, ["benchmark", "karma", "--page-only", *results])
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "karma.md").is_file()
+    for wrong, message in ((["--data", "synthetic", "--arms", "nobody"], "nobody"), ([], "--page-only")):
+        refused = CliRunner().invoke(cli, ["benchmark", "karma", *wrong, *results])
+        assert refused.exit_code == 2
+        assert message in refused.output

@@ -18,6 +18,7 @@ from export import night as nights
 from export import stages
 from export.benchmark import benchmark
 from export.initialisation import configuration_text, initialise
+from export.karma_settings import with_backbone
 from export.ledger import StageResult
 from export.promotion import MODELS
 from features.configuration import FILE_NAME, load
@@ -44,6 +45,9 @@ class _Date(click.ParamType[dt.date]):
 
 _date = click.option("--date", required=True, type=_Date(), help="The night: everything strictly before it is known.")
 _model = click.option("--model", type=click.Choice(MODELS), default=None, help="One model; both if left out.")
+_backbone = click.option(
+    "--backbone", default=None, help="KARMA's language model: a directory or a hub id; else that of [karma]."
+)
 _force = click.option("--force-reason", default=None, help="Publish although a gate refused; recorded in the release.")
 
 
@@ -149,9 +153,10 @@ def register(file: Path | None, as_json: bool) -> None:
 @_common
 @_date
 @_model
-def train(file: Path | None, as_json: bool, date: dt.date, model: str | None) -> None:
+@_backbone
+def train(file: Path | None, as_json: bool, date: dt.date, model: str | None, backbone: str | None) -> None:
     """Train on what was known at a date, export to ONNX, and promote through the gates."""
-    configuration = load(file)
+    configuration = with_backbone(load(file), backbone)
     nights.prepare(configuration, date, announce=_announce)
     chosen = [model] if model else list(MODELS)
     promotions = nights.run_training(configuration, date, chosen, announce=_announce)
@@ -163,9 +168,10 @@ def train(file: Path | None, as_json: bool, date: dt.date, model: str | None) ->
 @_common
 @_date
 @click.option("--model", type=click.Choice(MODELS), required=True)
-def export(file: Path | None, as_json: bool, date: dt.date, model: str) -> None:
+@_backbone
+def export(file: Path | None, as_json: bool, date: dt.date, model: str, backbone: str | None) -> None:
     """Export a trained model to ONNX, with its parity, without promoting it."""
-    _say_result(stages.export(load(file), date, model), as_json)
+    _say_result(stages.export(with_backbone(load(file), backbone), date, model), as_json)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export import artifacts
+from export.karma_settings import karma_config
 from export.ledger import Figures
 from features.configuration import Configuration
 from features.training_sets import TrainingSet, read_training_set
@@ -52,11 +53,9 @@ def export(configuration: Configuration, date: dt.date, model: str, *, run: Path
 def _fit(configuration: Configuration, date: dt.date, model: str, run: Path) -> tuple[Any, TrainingSet]:
     training_set = read_training_set(configuration, date, f"{model}_training_v1")
     if model == "karma":
-        from models.karma.config import KarmaConfig
         from models.karma.training import train_karma
 
-        karma = configuration.section("karma", KarmaConfig)
-        return train_karma(training_set, karma, seed=SEED, checkpoint=run), training_set
+        return train_karma(training_set, karma_config(configuration), seed=SEED, checkpoint=run), training_set
     from models.dicer.config import NAMED, DicerConfig
     from models.dicer.training import train_dicer
 

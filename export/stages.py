@@ -215,18 +215,27 @@ def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, An
 
 
 def _training_inputs(configuration: Configuration, date: dt.date, model: str) -> dict[str, Any]:
+    from export.karma_settings import karma_config
     from features.training_sets import read_training_set
     from models.dicer.config import NAMED, DicerConfig
-    from models.karma.config import KarmaConfig
 
-    config: KarmaConfig | DicerConfig
-    config = (
-        configuration.section("karma", KarmaConfig)
-        if model == "karma"
-        else configuration.section("dicer", DicerConfig, named=NAMED)
-    )
     fingerprint = read_training_set(configuration, date, f"{model}_training_v1").fingerprint
-    return {"training_set": fingerprint, "config": asdict(config)}  # defaults too: a checkpoint fits one network
+    # defaults too: a checkpoint fits one network
+    if model == "dicer":
+        dicer = configuration.section("dicer", DicerConfig, named=NAMED)
+        return {"training_set": fingerprint, "config": asdict(dicer)}
+    karma = karma_config(configuration)
+    inputs = {"training_set": fingerprint, "config": asdict(karma)}
+    if karma.backbone:
+        from models.karma import backbones
+
+        inputs["backbone"] = backbones.fingerprint(karma)
+    return inputs
+
+
+def run_directory(configuration: Configuration, date: dt.date, model: str) -> Path:
+    """Where a training of `model` at `date` keeps its checkpoints; `train` finds what is finished there."""
+    return _run_directory(configuration, model, _training_inputs(configuration, date, model))
 
 
 def _run_directory(configuration: Configuration, model: str, inputs: Mapping[str, Any]) -> Path:

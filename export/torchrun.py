@@ -1,0 +1,34 @@
+"""Train KARMA in several processes: `torchrun --nproc-per-node 2 -m export.torchrun --date YYYY-MM-DD`.
+
+The processes share the batches of a step (`[karma] accumulation`, a multiple of their number) and the checkpoint
+directory of the run, so `attractor train --date ...` afterwards finds the training finished, exports and promotes it.
+What is learned does not depend on how many processes there were. With GPUs (`device = "cuda"`) each takes one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import click
+
+from export import learning, stages
+from export.karma_settings import with_backbone
+from features.configuration import load
+from features.windows import parse_date
+from models import processes
+
+
+@click.command()
+@click.option("--date", required=True, type=parse_date, help="The night; its training sets exist.")
+@click.option("--config", "file", type=click.Path(path_type=Path, dir_okay=False), default=None)
+@click.option("--backbone", default=None, help="As of `attractor train`.")
+def main(date: dt.date, file: Path | None, backbone: str | None) -> None:
+    """Train KARMA with the processes that torchrun started."""
+    configuration = with_backbone(load(file), backbone)
+    with processes.joined():
+        learning.train(configuration, date, "karma", run=stages.run_directory(configuration, date, "karma"))
+
+
+if __name__ == "__main__":
+    main()

@@ -83,7 +83,8 @@ def sink_figure(runs: Runs) -> Figure:
     _bars(upper, runs, arms, "sink_share")
     upper.set_ylabel(f"histories with a sink, ε = {EPSILON}")
     upper.yaxis.set_major_formatter(PercentFormatter(1))
-    upper.legend(fontsize=8, frameon=False, ncols=len(arms))
+    upper.set_ylim(bottom=0)
+    upper.legend(fontsize=8, frameon=False, ncols=len(arms), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _bars(lower, runs, arms, "strongest")
     lower.set_ylabel("attention of the strongest key")
     lower.axhline(EPSILON, color="0.5", linestyle=":", linewidth=1)
@@ -127,7 +128,7 @@ def gain_figure(runs: Runs) -> Figure:
     panel.set_yticklabels([name for name, *_ in _GAINS])
     panel.invert_yaxis()
     panel.set_xlabel("points over action only, 95 % interval (users resampled)")
-    panel.legend(fontsize=8, frameon=False)
+    panel.legend(fontsize=8, frameon=False, ncols=len(arms), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     panel.spines[["top", "right"]].set_visible(False)
     return figure
 

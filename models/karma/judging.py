@@ -123,7 +123,7 @@ def validation_figures(stage: Stage) -> dict[str, dict[str, float]]:
 
 
 def rank_figures(positions: Positions, found: Ranks) -> dict[str, dict[str, float]]:
-    """The metrics of the first target of each user, of all, and of parts of all."""
+    """The metrics of the first target of each user, of all, and of the parts of all that have any."""
     parts = {
         "first": positions.first,
         "all": np.ones(len(positions), np.bool_),
@@ -131,7 +131,7 @@ def rank_figures(positions: Positions, found: Ranks) -> dict[str, dict[str, floa
         "cold": positions.cold,
         "new": positions.new,
     }
-    return {name: figures(found[chosen]) for name, chosen in parts.items()}
+    return {name: figures(found[chosen]) for name, chosen in parts.items() if chosen.any()}
 
 
 def judge_scores(window: Window, score: Score) -> tuple[dict[str, Any], Arrays]:

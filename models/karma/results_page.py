@@ -89,7 +89,12 @@ def _action(runs: Runs) -> Iterator[str]:
     yield f"| model | {' | '.join(f'HR@{k} {name}' for name in names for k in (50, 200))} |"
     yield "|---" * (1 + 2 * len(names)) + "|"
     for arm, label in (BASELINES | ARMS).items():
-        cells = [_percent(runs, arm, _at("action", name, f"HR@{k}")) for name in names for k in (50, 200)]
+        present = runs[arm][0].figures["action"] if arm in runs else {}
+        cells = [
+            _percent(runs, arm, _at("action", name, f"HR@{k}")) if name in present else ""
+            for name in names
+            for k in (50, 200)
+        ]
         yield f"| {label} | {' | '.join(cells)} |"
     yield ""
     yield from _gains(runs)
@@ -161,10 +166,12 @@ def _fidelity(runs: Runs) -> Iterator[str]:
     yield (
         "The text of the next item, decoded from z alone: tokens right when the true ones before are given, ROUGE-L "
         "of the text written greedily, and how often it says the item's own attributes. In brackets the same with "
-        "another user's z: what the language model says by itself.\n"
+        "another user's z: what the language model says by itself. Arms without λ_rec never trained the projection P "
+        "from z into the language model; what their z holds, the probes below ask without it.\n"
     )
     groups = {arm: runs[arm] for arm in ARMS if arm in runs}
-    names = list(groups[next(iter(groups))][0].figures["fidelity"]["decoded"]["own"]) if groups else []
+    names = sorted(groups[next(iter(groups))][0].figures["fidelity"]["decoded"]["own"]) if groups else []
+    names.sort(key=lambda name: name.startswith("says_"))
     yield f"| model | {' | '.join(name.replace('_', ' ') for name in names)} |"
     yield "|---" * (1 + len(names)) + "|"
     for arm, group in groups.items():

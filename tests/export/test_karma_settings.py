@@ -1,0 +1,65 @@
+"""Which backbone a training uses: the section's, found beside its file, or the one a command names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export import stages
+from export.karma_settings import karma_config, with_backbone
+from features.configuration import Configuration, load
+from features.files import read_json
+from tests.backbone_checkpoints import write_checkpoint
+from tests.tiny_world import NIGHT, WORLD, write_world
+
+
+def configured(root: Path, backbone: str) -> Configuration:
+    return Configuration(root / "attractor.toml", root / "state", {"karma": {"backbone": backbone}})
+
+
+def test_a_directory_beside_the_configuration_is_found_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "qwen").mkdir()
+    assert karma_config(configured(tmp_path, "qwen")).backbone == str(tmp_path / "qwen")
+    assert karma_config(configured(tmp_path, "Qwen/Qwen3-0.6B")).backbone == "Qwen/Qwen3-0.6B"
+    assert karma_config(configured(tmp_path, "")).backbone == ""
+
+
+def test_a_command_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "llama").mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = configured(tmp_path / "elsewhere", "qwen")
+    assert with_backbone(before, None) is before
+    assert karma_config(with_backbone(before, "llama")).backbone == str(tmp_path / "llama")
+    assert karma_config(with_backbone(before, "org/model")).backbone == "org/model"
+
+
+def test_two_processes_train_what_the_night_then_finds_finished(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "backbone", "smollm")
+    settings = {"backbone": "backbone", "adaptation": "lora", "accumulation": 2, "steps": 6, "validate_every": 3}
+    file = write_world(tmp_path, karma={**WORLD["karma"], **settings})
+    configuration = load(file)
+    stages.land(configuration, NIGHT)
+    stages.build(configuration, NIGHT)
+    stages.register(configuration)
+    stages.training_sets(configuration, NIGHT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    asked = ["-m", "export.torchrun", "--date", NIGHT.isoformat(), "--config", str(file)]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([*launcher, *asked], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = stages.run_directory(configuration, NIGHT, "karma")
+    (state,) = run.glob("*/training/state.json")
+    assert read_json(state)["step"] == 6
+    written = state.stat().st_mtime_ns
+    figures = stages.train(configuration, NIGHT, "karma").figures
+    assert figures["metrics"]["steps"] == 6
+    assert state.stat().st_mtime_ns == written, "it was trained again"
+    (checkpoint / "model.safetensors").touch()
+    assert stages.run_directory(configuration, NIGHT, "karma") == run
+    write_checkpoint(checkpoint, "qwen3")
+    assert stages.run_directory(configuration, NIGHT, "karma") != run, "other weights, another run"

@@ -2,6 +2,8 @@
 
 `history_encoder.onnx`: input_ids [B, S], lengths [B] -> interest [B, d].
 `item_encoder.onnx`: token_ids [B, L], lengths [B], picture [B, P], has_picture [B], id_index [B] -> item [B, d].
+Where histories are compressed the first also reads soft [R, H], which `input_ids` name from `FIRST_SOFT` on, and the
+second also gives soft [B, K, H], of items and of queries alike.
 """
 
 from __future__ import annotations
@@ -18,24 +20,28 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import Dim
 
+from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH
 from export.parity import Arrays, Case, measure
 from features.files import replacing_file, sha256_of_file, sha256_of_json, write_json
 from features.training_sets import TrainingSet
+from models.karma.compressed import FIRST_SOFT, latest_histories, used_rows
 from models.karma.network import Karma
 from models.karma.text import (
     BOS,
+    EMPTY,
     INT,
+    ITEM,
     Catalogue,
     Preparation,
-    latest_sequence,
     padded,
     read_catalogue,
     read_histories,
+    vocabulary_size,
 )
 from models.karma.training import TrainedKarma
 
-HISTORY_GRAPH, ITEM_GRAPH, WEIGHTS = "history_encoder.onnx", "item_encoder.onnx", "weights.safetensors"
-NIGHT_PARTS = ("backbone.", "interest.", "item.", "picture.", "no_picture", "identity.")
+WEIGHTS = "weights.safetensors"
+NIGHT_PARTS = ("backbone.", "interest.", "item.", "picture.", "no_picture", "identity.", "compressor.")
 """What inference needs of the network; the rest exists to train these."""
 DECODING = "backbone.output"  # an output layer that is not tied to the token embeddings
 
@@ -53,9 +59,9 @@ class HistoryEncoder(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """[B, S], [B] -> [B, d]."""
-        return self.network.encode_history(input_ids, lengths)
+    def forward(self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None) -> Tensor:
+        """[B, S], [B], and [R, H] where histories are soft tokens -> [B, d]."""
+        return self.network.encode_history(input_ids, lengths, soft)
 
 
 class ItemEncoder(nn.Module):
@@ -67,9 +73,11 @@ class ItemEncoder(nn.Module):
 
     def forward(
         self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor, id_index: Tensor
-    ) -> Tensor:
-        """[B, L], [B], [B, P], [B], [B] -> [B, d]."""
-        return self.network.encode_items(token_ids, lengths, picture, has_picture, id_index)
+    ) -> tuple[Tensor, ...]:
+        """[B, L], [B], [B, P], [B], [B] -> [B, d], and [B, K, H] where histories are soft tokens."""
+        states = self.network.read_items(token_ids, lengths, picture, has_picture)
+        items = self.network.to_items(states, id_index)
+        return (items,) if self.network.compressor is None else (items, self.network.to_soft(states))
 
 
 def export_karma(trained: TrainedKarma, training_set: TrainingSet, directory: Path) -> dict[str, Any]:
@@ -78,17 +86,16 @@ def export_karma(trained: TrainedKarma, training_set: TrainingSet, directory: Pa
     A parity that does not hold is recorded, not raised: promotion refuses the artifact.
     """
     network, preparation = trained.network.eval(), trained.preparation
-    catalogue, histories = history_cases(training_set, preparation)
+    catalogue, histories = history_cases(training_set, preparation, width=network.width)
     items = item_cases(catalogue, preparation)
-    write_graph(HistoryEncoder(network), histories[-1], directory / HISTORY_GRAPH, output="interest")
-    write_graph(ItemEncoder(network), items[-1], directory / ITEM_GRAPH, output="item")
-    parity = {
-        graph: measure(directory / graph, _reference(encode), cases).record()
-        for graph, encode, cases in (
-            (HISTORY_GRAPH, network.encode_history, histories),
-            (ITEM_GRAPH, network.encode_items, items),
-        )
-    }
+    compressed = network.compressor is not None
+    parity = {}
+    for graph, module, cases, outputs in (
+        (HISTORY_GRAPH, HistoryEncoder(network), histories, ["interest"]),
+        (ITEM_GRAPH, ItemEncoder(network), items, ["item", "soft"] if compressed else ["item"]),
+    ):
+        write_graph(module, cases[-1], directory / graph, outputs=outputs)
+        parity[graph] = measure(directory / graph, _reference(module), cases).record()
     preparation.save(directory)
     state = network.state_dict().items()
     weights = {name: v for name, v in state if name.startswith(NIGHT_PARTS) and not name.startswith(DECODING)}
@@ -118,10 +125,11 @@ def space_id(directory: Path) -> str:
     return sha256_of_json({name: sha256_of_file(directory / name) for name in makers})[:16]
 
 
-def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) -> None:
+def write_graph(module: nn.Module, example: Case, path: Path, *, outputs: list[str]) -> None:
     """Export `module` with every axis dynamic that differs between batches, as one self-contained file if it may be."""
     batch, tokens = Dim("batch", min=1, max=MAX_BATCH), Dim("tokens", min=1, max=1 << 14)
-    shapes = {name: {0: batch, 1: tokens} if name.endswith("_ids") else {0: batch} for name in example.inputs}
+    kinds = {"token_ids": {0: batch, 1: tokens}, "input_ids": {0: batch, 1: tokens}, "soft": {0: Dim("rows", min=1)}}
+    shapes = {name: kinds.get(name, {0: batch}) for name in example.inputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; parity is what judges its work
         program = torch.onnx.export(
@@ -130,7 +138,7 @@ def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) ->
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=list(example.inputs),
-            output_names=[output],
+            output_names=outputs,
             opset_version=OPSET,
             verbose=False,
         )
@@ -144,21 +152,30 @@ def write_graph(module: nn.Module, example: Case, path: Path, *, output: str) ->
         program.save(str(temporary), external_data=False)
 
 
-def history_cases(training_set: TrainingSet, preparation: Preparation) -> tuple[Catalogue, list[Case]]:
-    """Inputs of the history encoder, real and adversarial; the last has a batch and a length above one."""
+def history_cases(training_set: TrainingSet, preparation: Preparation, *, width: int) -> tuple[Catalogue, list[Case]]:
+    """Inputs of the history encoder, real and adversarial; the last has a batch and a length above one.
+
+    Soft tokens, where histories are made of them, have `width` numbers.
+    """
     catalogue = read_catalogue(training_set.recent["item_catalog"], preparation)
     row_of = {item: row for row, item in enumerate(catalogue.ids)}
-    limit = preparation.config.sequence_tokens
+    limit = preparation.config.history_limit
     histories = list(read_histories(training_set.recent["user_history"].slice(0, 64), preparation, row_of).values())
-    real = [latest_sequence(history, catalogue.history_tokens, limit=limit).tokens for history in histories]
+    asking = [history for history in histories if history.queries]
+    # Together, so that one table of soft tokens serves them all.
+    currents = [*([EMPTY] * len(histories)), *(history.queries[-1] for history in asking)]
+    together = latest_histories([*histories, *asking], currents, catalogue, limit=limit)
+    sequences, named, soft = together.sequences, vocabulary_size(preparation.tokenizer), {}
+    if together.rows is not None:
+        used = used_rows(sequences, together.rows)
+        sequences, rows = used.sequences, (len(used.items) + len(used.queries)) * together.rows.width + 1
+        # Any table will do: what matters is that both sides read the same.
+        soft = {"soft": np.random.default_rng(0).standard_normal((rows, width), np.float32)}
+        named = FIRST_SOFT + rows
+    real, asked = sequences[: len(histories)], sequences[len(histories) :]
     empty = np.array([BOS, INT], np.int64)
-    ordinary = np.arange(limit, dtype=np.int64) % preparation.tokenizer.get_vocab_size()
+    ordinary = np.arange(limit, dtype=np.int64) % named
     longest = np.concatenate([[BOS], ordinary, [INT]])[-limit:]
-    asked = [
-        latest_sequence(h, catalogue.history_tokens, limit=limit, current_query=h.queries[-1]).tokens
-        for h in histories
-        if h.queries
-    ]
     cases = {
         "empty history, alone": [empty],
         "longest history, alone": [longest],
@@ -168,7 +185,7 @@ def history_cases(training_set: TrainingSet, preparation: Preparation) -> tuple[
         "empty beside longest": [empty, longest, empty],
         "many users": [*real, empty, longest],
     }
-    return catalogue, [Case(name, _history_inputs(rows)) for name, rows in cases.items()]
+    return catalogue, [Case(name, {**_history_inputs(rows), **soft}) for name, rows in cases.items()]
 
 
 def item_cases(catalogue: Catalogue, preparation: Preparation) -> list[Case]:
@@ -206,8 +223,12 @@ def item_cases(catalogue: Catalogue, preparation: Preparation) -> list[Case]:
 def catalogue_without_text(catalogue: Catalogue, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """The inputs of `rows` as if none of them had a text."""
     inputs = catalogue.inputs(rows)
-    closing = inputs["token_ids"][np.arange(len(rows)), inputs["lengths"] - 1]
-    return {**inputs, "token_ids": closing[:, None], "lengths": np.ones(len(rows), np.int64)}
+    closing = max(1, catalogue.soft_tokens)
+    return {
+        **inputs,
+        "token_ids": np.full((len(rows), closing), ITEM, np.int64),
+        "lengths": np.full(len(rows), closing, np.int64),
+    }
 
 
 def _history_inputs(rows: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
@@ -215,9 +236,10 @@ def _history_inputs(rows: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[Any]
     return {"input_ids": input_ids, "lengths": lengths}
 
 
-def _reference(encode: Callable[..., Tensor]) -> Callable[[Arrays], list[NDArray[Any]]]:
+def _reference(module: nn.Module) -> Callable[[Arrays], list[NDArray[Any]]]:
     def run(inputs: Arrays) -> list[NDArray[Any]]:
         with torch.no_grad():
-            return [encode(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy()]
+            made = module(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        return [output.numpy() for output in (made if isinstance(made, tuple) else (made,))]
 
     return run

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.artifacts import Artifact
-from export.parity import open_session
+from export.karma_cache import item_cache
+from export.karma_encoding import BATCH_TOKENS, Vectors, open_encoder
 from features.configuration import Configuration
 from features.contracts import KARMA_ITEM_EMBEDDING, KARMA_USER_INTEREST, Table
 from features.files import replacing_file
 from features.partitions import partition_batches
-from models.karma.text import (
-    Catalogue,
-    Preparation,
-    Ragged,
-    Rows,
-    latest_sequence,
-    length_batches,
-    load_preparation,
-    padded,
-    ragged,
-    read_catalogue,
-    read_histories,
-)
+from models.karma.text import Ragged, ragged, read_catalogue, read_histories
 
-Vectors = NDArray[np.float32]
 Chunk = tuple[list[str], Vectors]
 
 
@@ -45,73 +31,38 @@ def score_karma(
     out: Path,
     *,
     rows: int = 8192,
-    batch_tokens: int = 1024,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Any]:
     """Write `karma_item_embedding.parquet` and `karma_user_interest.parquet` into `out`, rows in partition order.
 
     `rows` are held at a time, `batch_tokens` padded tokens encoded at a time; of the catalogue, only its tokens stay.
+    The figures count rows, and the items whose vectors came from an earlier night.
     """
-    preparation = load_preparation(artifact.directory)
-    item_encoder = open_session(artifact.path("item_encoder.onnx"))
-    history_encoder = open_session(artifact.path("history_encoder.onnx"))
+    encoder = open_encoder(artifact, batch_tokens=batch_tokens)
     row_of: dict[str, int] = {}
-    tokens: list[Ragged] = []
+    words: list[Ragged] = []
+    soft: list[Vectors] = []
 
     def items() -> Iterator[Chunk]:
         for batch in partition_batches(configuration, "item_catalog", date, rows=rows):
-            catalogue = read_catalogue(batch, preparation)
+            catalogue = read_catalogue(batch, encoder.preparation)
+            vectors = cache.encode(catalogue)
             row_of.update((item, len(row_of)) for item in catalogue.ids)
-            tokens.append(catalogue.history_tokens)
-            yield catalogue.ids, encode_items(item_encoder, catalogue, batch_tokens=batch_tokens)
+            words.append(catalogue.history_tokens)
+            soft.append(vectors.soft)
+            yield catalogue.ids, vectors.embeddings
 
-    figures = {"items": _write(items(), KARMA_ITEM_EMBEDDING, out, label="karma items")}
-    item_tokens = _joined(tokens)
+    with item_cache(artifact, encoder) as cache:
+        item_count = _write(items(), KARMA_ITEM_EMBEDDING, out, label="karma items")
+    all_words, all_soft = _joined(words), np.concatenate([np.empty((0, encoder.soft_numbers), np.float32), *soft])
 
     def users() -> Iterator[Chunk]:
         for batch in partition_batches(configuration, "user_history", date, rows=rows):
-            yield encode_users(
-                history_encoder, batch, preparation, row_of=row_of, item_tokens=item_tokens, batch_tokens=batch_tokens
-            )
+            histories = read_histories(batch, encoder.preparation, row_of)
+            yield list(histories), encoder.users(list(histories.values()), all_words, all_soft)
 
-    return {**figures, "users": _write(users(), KARMA_USER_INTEREST, out, label="karma users")}
-
-
-def encode_items(session: ort.InferenceSession, catalogue: Catalogue, *, batch_tokens: int) -> Vectors:
-    """Item embeddings [items, d], texts of similar length together."""
-    # One more token than the text for `[ITEM]`, and one for the picture.
-    return _by_length(
-        catalogue.tokens.lengths + 2, lambda part: session.run(None, catalogue.inputs(part))[0], batch_tokens
-    )
-
-
-def encode_users(
-    session: ort.InferenceSession,
-    batch: pa.RecordBatch,
-    preparation: Preparation,
-    *,
-    row_of: dict[str, int],
-    item_tokens: Ragged,
-    batch_tokens: int,
-) -> Chunk:
-    """User ids and interests [users, d] of rows of `user_history`, without a current query."""
-    histories = read_histories(batch, preparation, row_of)
-    limit = preparation.config.sequence_tokens
-    sequences = [latest_sequence(history, item_tokens, limit=limit).tokens for history in histories.values()]
-
-    def encode(part: Rows) -> Any:
-        input_ids, lengths = padded([sequences[row] for row in part])
-        return session.run(None, {"input_ids": input_ids, "lengths": lengths})[0]
-
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    return list(histories), _by_length(lengths, encode, batch_tokens)
-
-
-def _by_length(lengths: Rows, encode: Callable[[Rows], Any], batch_tokens: int) -> Vectors:
-    parts = [(rows, encode(rows)) for rows in length_batches(lengths, tokens=batch_tokens)]
-    vectors = np.empty((len(lengths), parts[0][1].shape[1] if parts else 0), np.float32)
-    for rows, encoded in parts:
-        vectors[rows] = encoded
-    return vectors
+    user_count = _write(users(), KARMA_USER_INTEREST, out, label="karma users")
+    return {"items": item_count, "users": user_count, "items_reused": cache.reused}
 
 
 def _write(chunks: Iterator[Chunk], table: Table, out: Path, *, label: str) -> int:

@@ -21,6 +21,7 @@ from models.karma.text import (
     Catalogue,
     History,
     HistorySequence,
+    Ragged,
     Rows,
     Tokens,
     history_sequence,
@@ -98,15 +99,24 @@ def latest_histories(
     histories: Sequence[History], current_queries: Sequence[Tokens], catalogue: Catalogue, *, limit: int
 ) -> Histories:
     """The sequences whose last `[INT]` is what each user wants next, after a current query or none."""
-    pairs = list(zip(histories, current_queries, strict=True))
-    if not catalogue.soft_tokens:
-        words = catalogue.history_tokens
-        latest = [latest_sequence(history, words, limit=limit, current_query=query) for history, query in pairs]
-        return Histories([sequence.tokens for sequence in latest], catalogue, None)
-    queries = (query for history, current in pairs for query in (*history.queries, current))
-    rows = SoftRows.of(queries, items=len(catalogue), width=catalogue.soft_tokens)
-    written = [compressed_sequence(past.items, [*past.queries, now], rows, limit=limit) for past, now in pairs]
-    return Histories([sequence.tokens for sequence in written], catalogue, rows)
+    rows = None
+    if catalogue.soft_tokens:
+        queries = (
+            query for past, now in zip(histories, current_queries, strict=True) for query in (*past.queries, now)
+        )
+        rows = SoftRows.of(queries, items=len(catalogue), width=catalogue.soft_tokens)
+    sequences = written_histories(histories, current_queries, catalogue.history_tokens, rows, limit=limit)
+    return Histories(sequences, catalogue, rows)
+
+
+def written_histories(
+    histories: Sequence[History], current_queries: Sequence[Tokens], words: Ragged, rows: SoftRows | None, *, limit: int
+) -> list[Tokens]:
+    """Those sequences, of the items' `words`, or where there are `rows` of soft tokens, of these."""
+    pairs = zip(histories, current_queries, strict=True)
+    if rows is None:
+        return [latest_sequence(past, words, limit=limit, current_query=now).tokens for past, now in pairs]
+    return [compressed_sequence(past.items, [*past.queries, now], rows, limit=limit).tokens for past, now in pairs]
 
 
 def compressed_sequence(items: Rows, queries: Sequence[Tokens], rows: SoftRows, *, limit: int) -> HistorySequence:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from export.artifacts import Artifact
+from export.karma_cache import cache_path
 from export.karma_scoring import score_karma
 from features.configuration import Configuration
 from features.contracts import FEATURES, KARMA_ITEM_EMBEDDING, KARMA_USER_INTEREST
@@ -59,7 +60,7 @@ def vectors(path: Path, column: str) -> np.ndarray:
 
 def test_every_row_gets_the_vector_that_torch_computes(night: Night, tmp_path: Path) -> None:
     figures = score_karma(night.artifact, night.configuration, DATE, tmp_path, rows=16, batch_tokens=256)
-    assert figures == {"items": 36, "users": 51}
+    assert figures == {"items": 36, "users": 51, "items_reused": 0}
     for table, name in ((KARMA_ITEM_EMBEDDING, FILES[0]), (KARMA_USER_INTEREST, FILES[1])):
         assert pq.read_schema(tmp_path / name).equals(table.schema)
     items, users = (

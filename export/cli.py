@@ -43,6 +43,8 @@ class _Date(click.ParamType[dt.date]):
             self.fail(str(error), param, ctx)
 
 
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _date = click.option("--date", required=True, type=_Date(), help="The night: everything strictly before it is known.")
 _model = click.option("--model", type=click.Choice(MODELS), default=None, help="One model; both if left out.")
 _backbone = click.option(
@@ -172,6 +174,24 @@ def train(file: Path | None, as_json: bool, date: dt.date, model: str | None, ba
 def export(file: Path | None, as_json: bool, date: dt.date, model: str, backbone: str | None) -> None:
     """Export a trained model to ONNX, with its parity, without promoting it."""
     _say_result(stages.export(with_backbone(load(file), backbone), date, model), as_json)
+
+
+@cli.command()
+@click.option("--items", type=_FILE, required=True, help="The item table, Parquet, with a column item_id.")
+@click.option("--files", type=_FOLDER, required=True, help="Pictures, each named <item id>.png, .jpg, .webp, ...")
+@click.option("--backbone", required=True, help="A vision-language model (Qwen3-VL): a directory or a hub id.")
+@click.option("--revision", default="main", help="Of a hub id: a branch, a tag or a commit.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The item table with picture vectors.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=Path(".attractor/pictures"), help="Vectors by content."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def pictures(items: Path, files: Path, backbone: str, revision: str, out: Path, cache: Path, as_json: bool) -> None:
+    """Turn picture files into picture vectors, before a source is landed; a content seen before costs nothing."""
+    from models.karma.pictures import write_pictures
+
+    counts = write_pictures(items, files, out, backbone=backbone, revision=revision, cache=cache)
+    _say(counts, as_json, [f"wrote {out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())])
 
 
 @cli.command()

@@ -18,6 +18,7 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEXTS = [
@@ -105,5 +106,8 @@ def write_checkpoint(directory: Path, family: str) -> Path:
         torch.manual_seed(1)
         model = vision_language_model(rows) if family == "qwen3_vl" else causal_model(family, rows)
     model.save_pretrained(directory)
+    if family == "qwen3_vl":
+        size = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}  # pixels of a picture
+        Qwen2VLImageProcessorPil(patch_size=8, size=size).save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory

@@ -120,7 +120,7 @@ def load_pretrained(name: str, *, revision: str = "main") -> Any:
     or damaged, if weights are pickled only, if it needs code of its own, or if it is not a causal language model.
     """
     _refuse_incomplete(name)
-    with _explained(name):
+    with explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         seeing = config.model_type == "qwen3_vl"
         architectures = config.architectures or ["none named"]
@@ -149,7 +149,7 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Tokenizer:
     They are neither looked for in texts nor reachable by merges. Raises ConfigurationError if `tokenizer.json` is
     missing or is not a byte-pair encoding.
     """
-    with _explained(name):
+    with explained(name):
         path = cached_file(name, "tokenizer.json", revision=revision)
     document = json.loads(Path(path).read_text(encoding="utf-8"))
     model = document["model"]
@@ -170,10 +170,15 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Tokenizer:
 
 
 def fingerprint(config: KarmaConfig) -> str:
-    """What a training depends on of its backbone: the bytes of a directory, or the name and revision on the hub."""
-    directory = Path(config.backbone)
-    if not config.backbone or not directory.is_dir():
-        return f"{config.backbone}@{config.backbone_revision}" if config.backbone else ""
+    """What a training depends on of its backbone, empty for the built-in one."""
+    return fingerprint_of(config.backbone, config.backbone_revision) if config.backbone else ""
+
+
+def fingerprint_of(name: str, revision: str) -> str:
+    """The bytes of a directory, hashed, or the name and revision on the hub."""
+    directory = Path(name)
+    if not directory.is_dir():
+        return f"{name}@{revision}"
     return sha256_of_json({path.name: sha256_of_file(path) for path in sorted(directory.iterdir()) if path.is_file()})
 
 
@@ -194,7 +199,8 @@ def _refuse_incomplete(name: str) -> None:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
+    """Turn what transformers raises about the backbone `name` into a ConfigurationError."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

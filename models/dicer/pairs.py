@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.dicer.attention import attend, attended_interest
-from models.dicer.blocks import sum_in_blocks
+from models.dicer.blocks import blocks_of, sum_in_blocks
 from models.dicer.encoder import Edges
 from models.dicer.losses import cross_entropy, focal, sampled_softmax
 from models.dicer.modulation import Extremes, Friends, extremes_of, modulate, user_interest
 from models.dicer.network import Dicer
 from models.dicer.voices import Heard, Voices
 
-_PAIRS = 2304  # of a block: on two cores 1.8 times as fast as the 36,864 of a step at once
+_PAIRS = 1024  # of a block,
+_VOICES = 4096  # and its friends, padded: both stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,10 @@ class Batch:
 
 class Modulated(Protocol):
     """A batch made ready: what is cut into blocks of rows, what every block shares, and a block's vectors."""
+
+    @property
+    def heard(self) -> Heard:
+        """Friends of each row."""
 
     @property
     def sliced(self) -> Sequence[Tensor]:
@@ -174,7 +179,8 @@ def loss_of(network: Dicer, ready: Modulated, batch: Batch, likeness: Tensor | N
     heads = [weight for name, weight in network.named_parameters() if "_head." in name]
     sliced = ready.sliced if likeness is None else (*ready.sliced, likeness)
     rows = max(1, _PAIRS // batch.items.shape[1])
-    return sum_in_blocks(block, sliced, [*ready.shared, *heads], rows=rows)
+    blocks = blocks_of(ready.heard.lists.lengths, rows=rows, cells=_VOICES)
+    return sum_in_blocks(block, sliced, [*ready.shared, *heads], blocks=blocks)
 
 
 def step_loss(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, generator: torch.Generator) -> Tensor:

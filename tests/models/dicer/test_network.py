@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.dicer import definition
+from models.dicer.blocks import blocks_of
 from models.dicer.config import NAMED, dicer_tiny
 from models.dicer.encoder import Edges, Relation, RelationLayer, edges_of
 from models.dicer.graphs import Graphs, graphs_of
@@ -300,3 +301,17 @@ def all_friends(world: World, user_rows: Rows) -> Friends | None:
 def plain(graphs: object) -> Edges:
     names = ("friends", "similar_users", "similar_items", "interactions")
     return Edges(*(torch.from_numpy(getattr(graphs, name)) for name in names))
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.integers(1, 60),
+)
+def test_blocks_cover_every_row_once_within_their_limits(lengths: list[int], rows: int, cells: int) -> None:
+    blocks = blocks_of(np.array(lengths), rows=rows, cells=cells)
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(len(lengths)))
+    for block in blocks:
+        size = block.stop - block.start
+        assert 1 <= size <= rows
+        assert size == 1 or size * max(lengths[block]) <= cells

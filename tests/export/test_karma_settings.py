@@ -11,8 +11,11 @@ import pytest
 
 from export import stages
 from export.karma_settings import karma_config, with_backbone
+from export.learning import SEED
 from features.configuration import Configuration, load
 from features.files import read_json
+from features.training_sets import read_training_set
+from models.karma.training import train_karma
 from tests.backbone_checkpoints import write_checkpoint
 from tests.tiny_world import NIGHT, WORLD, write_world
 
@@ -54,7 +57,18 @@ def test_two_processes_train_what_the_night_then_finds_finished(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     run = stages.run_directory(configuration, NIGHT, "karma")
     (state,) = run.glob("*/training/state.json")
-    assert read_json(state)["step"] == 6
+    alone = train_karma(
+        read_training_set(configuration, NIGHT, "karma_training_v1"),
+        karma_config(configuration),
+        seed=SEED,
+        checkpoint=tmp_path / "alone",
+    )
+    assert alone.metrics["steps"] == 6
+    for loop in ("pretraining", "training"):
+        (one,) = (tmp_path / "alone").glob(f"*/{loop}/state.json")
+        (two,) = run.glob(f"*/{loop}/state.json")
+        for found, expected in zip(read_json(two)["history"], read_json(one)["history"], strict=True):
+            assert found == pytest.approx(expected, rel=1e-3)
     written = state.stat().st_mtime_ns
     figures = stages.train(configuration, NIGHT, "karma").figures
     assert figures["metrics"]["steps"] == 6

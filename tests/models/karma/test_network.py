@@ -165,6 +165,21 @@ def test_a_frozen_decoder_is_a_copy_that_does_not_learn() -> None:
     assert made.soft.weight.grad is not None
 
 
+def test_half_precision_is_near_in_training_and_absent_from_what_is_measured() -> None:
+    whole = network(replace(karma_tiny(), dropout=0.0))
+    half = network(replace(karma_tiny(), dropout=0.0, precision="bfloat16"))
+    history = random_tokens(12, 0)[None]
+    assert torch.equal(whole.read_history(history), half.read_history(history))
+    exact, near = whole.train().read_history(history), half.train().read_history(history)
+    assert near.dtype == torch.float32
+    assert not torch.equal(exact, near)
+    assert torch.allclose(exact, near, atol=0.1)
+    near.square().sum().backward()  # type: ignore[no-untyped-call]
+    gradient = half.backbone.layers[0].self_attn.q_proj.weight.grad
+    assert gradient.dtype == torch.float32
+    assert torch.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("hidden", 30), ("sequence_tokens", 12), ("dropout", 1.5), ("lambda_generation", -1.0), ("batch", 1)],

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.artifacts import Artifact
 from export.parity import open_session
 from models.karma.compressed import FIRST_SOFT, SoftRows, query_inputs, written_histories
 from models.karma.text import (
@@ -127,10 +127,20 @@ class Encoder:
         return blocks
 
 
-def open_encoder(artifact: Artifact, *, batch_tokens: int = BATCH_TOKENS) -> Encoder:
-    """The encoder of an artifact."""
-    items, histories = (open_session(artifact.path(name), threads=1) for name in (ITEM_GRAPH, HISTORY_GRAPH))
-    return Encoder(load_preparation(artifact.directory), items, histories, batch_tokens)
+def quantised(graph: str) -> str:
+    """The name of a graph's int8 variant; an artifact that has one is run by it."""
+    return graph.replace(".onnx", ".int8.onnx")
+
+
+def open_encoder(
+    directory: Path, *, precision: Literal["fp32", "int8"] | None = None, batch_tokens: int = BATCH_TOKENS
+) -> Encoder:
+    """The encoder of an artifact's directory; without `precision`, the one that the artifact was exported for."""
+    names = [ITEM_GRAPH, HISTORY_GRAPH]
+    if precision == "int8" or (precision is None and (directory / quantised(ITEM_GRAPH)).is_file()):
+        names = [quantised(name) for name in names]
+    items, histories = (open_session(directory / name, threads=1) for name in names)
+    return Encoder(load_preparation(directory), items, histories, batch_tokens)
 
 
 def named_rows(block: Tokens, item_soft: Vectors, query_soft: Vectors, *, width: int) -> tuple[Tokens, Vectors]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH
+from export.karma_quantisation import EncodingConfig, int8_cost, write_int8
 from export.parity import Arrays, Case, measure
 from features.files import replacing_file, sha256_of_file, sha256_of_json, write_json
 from features.training_sets import TrainingSet
@@ -48,6 +49,7 @@ DECODING = "backbone.output"  # an output layer that is not tied to the token em
 SINGLE_FILE_BYTES = 1 << 30
 """Weights beyond this stand beside their graph in `<graph>.data`: one ONNX file holds at most 2 GiB."""
 
+FLOAT32 = EncodingConfig()
 MAX_BATCH = 1 << 16
 OPSET = 23  # the first with attention, rotary positions and RMS normalisation as one operator each
 
@@ -77,13 +79,18 @@ class ItemEncoder(nn.Module):
         """[B, L], [B], [B, P], [B], [B] -> [B, d], and [B, K, H] where histories are soft tokens."""
         states = self.network.read_items(token_ids, lengths, picture, has_picture)
         items = self.network.to_items(states, id_index)
-        return (items,) if self.network.compressor is None else (items, self.network.to_soft(states))
+        if self.network.compressor is None:
+            return (items,)
+        return items, self.network.to_soft(states, self.network.mean_words(token_ids, lengths))
 
 
-def export_karma(trained: TrainedKarma, training_set: TrainingSet, directory: Path) -> dict[str, Any]:
+def export_karma(
+    trained: TrainedKarma, training_set: TrainingSet, directory: Path, encoding: EncodingConfig = FLOAT32
+) -> dict[str, Any]:
     """Fill `directory` with the artifact and return what its manifest says about it.
 
-    A parity that does not hold is recorded, not raised: promotion refuses the artifact.
+    A parity that does not hold is recorded, not raised: promotion refuses the artifact. Raises GateFailed if int8 is
+    asked for and changes more of the lists than `encoding` allows.
     """
     network, preparation = trained.network.eval(), trained.preparation
     catalogue, histories = history_cases(training_set, preparation, width=network.width)
@@ -101,12 +108,18 @@ def export_karma(trained: TrainedKarma, training_set: TrainingSet, directory: Pa
     weights = {name: v for name, v in state if name.startswith(NIGHT_PARTS) and not name.startswith(DECODING)}
     with replacing_file(directory / WEIGHTS) as temporary:
         temporary.write_bytes(save({name: value.contiguous() for name, value in sorted(weights.items())}))
+    int8: dict[str, Any] = {}
+    if encoding.precision == "int8":
+        write_int8(directory)
+        views = (training_set.recent[view] for view in ("item_catalog", "user_history"))
+        int8 = {"int8": int8_cost(directory, *views, overlap_floor=encoding.overlap_floor)}
     write_json(directory / "parity.json", parity)
     write_json(directory / "metrics.json", trained.metrics)
     split = training_set.split
     return {
         "metrics": dict(trained.metrics),
         "parity": parity,
+        **int8,
         "space_id": space_id(directory),
         "split": {name: getattr(split, name).isoformat() for name in ("train_end", "valid_end", "test_end")},
         "training_set": training_set.fingerprint,

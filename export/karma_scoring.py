@@ -38,7 +38,7 @@ def score_karma(
     `rows` are held at a time, `batch_tokens` padded tokens encoded at a time; of the catalogue, only its tokens stay.
     The figures count rows, and the items whose vectors came from an earlier night.
     """
-    encoder = open_encoder(artifact, batch_tokens=batch_tokens)
+    encoder = open_encoder(artifact.directory, batch_tokens=batch_tokens)
     row_of: dict[str, int] = {}
     words: list[Ragged] = []
     soft: list[Vectors] = []

@@ -31,8 +31,9 @@ def export(configuration: Configuration, date: dt.date, model: str, *, run: Path
     def fill(directory: Path) -> Mapping[str, Any]:
         if model == "karma":
             from export.karma_graphs import export_karma
+            from export.karma_quantisation import EncodingConfig
 
-            return export_karma(trained, training_set, directory)
+            return export_karma(trained, training_set, directory, configuration.section("encoding", EncodingConfig))
         from export.dicer_graphs import export_dicer
 
         about = export_dicer(trained, training_set, directory)

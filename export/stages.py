@@ -116,7 +116,7 @@ def export(configuration: Configuration, date: dt.date, model: str) -> StageResu
         configuration,
         "export",
         date,
-        inputs,
+        inputs | ({"encoding": dict(configuration.sections.get("encoding", {}))} if model == "karma" else {}),
         lambda: learning.export(configuration, date, model, run=run),
         model=model,
         stands=lambda figures: (configuration.artifacts / model / figures["version"]).is_dir(),

@@ -233,7 +233,8 @@ def _read_candidates(network: Karma, batch: Batch) -> tuple[Tensor, Tensor | Non
     items = network.to_items(states, id_index)
     if network.compressor is None:
         return items, None
-    return items, network.soft_table(states, batch.queries)
+    words = network.mean_words(inputs["token_ids"], inputs["lengths"])
+    return items, network.soft_table(states, words, batch.queries)
 
 
 def _action(network: Karma, batch: Batch, interests: Tensor, items: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""KARMA's graphs with weights and activations of 8 bits, and what that costs against float32.
+
+Dynamic quantisation of ONNX Runtime: products with weights only, a scale for each output channel; activations get
+their scale while the graph runs. Attention, norms and embeddings stay in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH, Encoder, Vectors, open_encoder, quantised
+from features.errors import GateFailed
+from features.files import replacing_file
+from models.karma.text import Catalogue, read_catalogue, read_histories
+
+LISTED = 100
+"""Items of the lists that are compared."""
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """How KARMA's graphs compute the night."""
+
+    precision: Literal["fp32", "int8"] = "fp32"
+    overlap_floor: float = 0.99  # share of top-100 lists that int8 must leave as they are, or the export refuses it
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.overlap_floor <= 1.0:
+            raise ValueError(f"overlap_floor must be in [0, 1], got {self.overlap_floor}")
+
+
+def write_int8(directory: Path) -> None:
+    """Write the int8 graphs beside those of float32; the night then uses them."""
+    for name in (ITEM_GRAPH, HISTORY_GRAPH):
+        with replacing_file(directory / quantised(name)) as temporary:
+            quantize_dynamic(
+                directory / name,
+                temporary,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+
+
+def int8_cost(
+    directory: Path, item_catalog: pa.Table, user_history: pa.Table, *, overlap_floor: float, users: int = 2000
+) -> dict[str, Any]:
+    """Cosines of int8 vectors to those of float32, and the share of the first `users`' top-100 lists that stays.
+
+    Raises GateFailed if that share is below `overlap_floor`.
+    """
+    encoders = (open_encoder(directory, precision="fp32"), open_encoder(directory, precision="int8"))
+    catalogue = read_catalogue(item_catalog, encoders[0].preparation)
+    (items, interests), (rough_items, rough_interests) = (
+        _vectors(encoder, catalogue, user_history.slice(0, users)) for encoder in encoders
+    )
+    cost = {
+        "users": len(interests),
+        "min_cosine_items": float((items * rough_items).sum(axis=1).min(initial=1.0)),
+        "min_cosine_users": float((interests * rough_interests).sum(axis=1).min(initial=1.0)),
+        f"overlap_at_{LISTED}": list_overlap(items, interests, rough_items, rough_interests),
+    }
+    if not cost[f"overlap_at_{LISTED}"] >= overlap_floor:
+        sentence = (
+            f"int8 leaves {cost[f'overlap_at_{LISTED}']:.4f} of the top-{LISTED} lists as float32 has them, at least "
+            f"{overlap_floor} are asked for: set [encoding] precision to fp32 or lower overlap_floor"
+        )
+        raise GateFailed("int8 encoder", [sentence])
+    return cost
+
+
+def list_overlap(items: Vectors, interests: Vectors, other_items: Vectors, other_interests: Vectors) -> float:
+    """Mean share of each user's top-100 items [items, d] that are also among the others' top-100."""
+    listed, shares = min(LISTED, len(items)), []
+    for one, other in zip(interests, other_interests, strict=True):
+        first, second = (np.argpartition(-scores, listed - 1)[:listed] for scores in (items @ one, other_items @ other))
+        shares.append(len(np.intersect1d(first, second)) / listed)
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _vectors(encoder: Encoder, catalogue: Catalogue, user_history: pa.Table) -> tuple[Vectors, Vectors]:
+    row_of = {item: row for row, item in enumerate(catalogue.ids)}
+    histories = list(read_histories(user_history, encoder.preparation, row_of).values())
+    items = encoder.items(catalogue, np.arange(len(catalogue)))
+    return items.embeddings, encoder.users(histories, catalogue.history_tokens, items.soft)

@@ -207,3 +207,15 @@ def test_the_command_names_what_it_does_not_know(tmp_path: Path) -> None:
         refused = CliRunner().invoke(cli, ["benchmark", "karma", *wrong, *results])
         assert refused.exit_code == 2
         assert message in refused.output
+
+
+def test_the_command_lands_builds_and_runs(tmp_path: Path) -> None:
+    asked = ["--data", "synthetic", "--users", "300", "--items", "200"]
+    asked += ["--seeds", "1", "--arms", "popularity,item_to_item"]
+    places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
+    for _ in range(2):
+        ran = CliRunner().invoke(cli, ["benchmark", "karma", *asked, *places])
+        assert ran.exit_code == 0, ran.output
+    assert ran.output.count("re-used") == 2
+    text = (tmp_path / "results" / "karma.md").read_text(encoding="utf-8")
+    assert "| item-to-item cosine | " in text

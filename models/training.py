@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +46,8 @@ class LoopConfig:
     patience: int = 4  # validations without a new best before stopping
     look_first: bool = False  # whether the weights as they come are a candidate for the best
     accumulate: int = 1  # batches a step; the processes of a run share them
+    gentle: str = ""  # parameters whose names begin so learn at `gentle_share` of the rate; empty: none
+    gentle_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def fit(
     """
     if config.accumulate % processes.count():
         raise ValueError(f"accumulate must be a multiple of the {processes.count()} processes, got {config.accumulate}")
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(_groups(network, config), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = _start(network, optimizer, checkpoint)
     loss_of = _differentiable(network, objective)
     if config.look_first and state.step == 0:
@@ -118,6 +121,15 @@ def learning_rate_share(step: int, config: LoopConfig) -> float:
     return warm * (1.0 - (1.0 - config.final_share) * step / max(1, config.steps - 1))
 
 
+def _groups(network: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
+    """Parameters by their share of the learning rate."""
+    named = list(network.named_parameters())
+    gentle = [parameter for name, parameter in named if config.gentle and name.startswith(config.gentle)]
+    others = [parameter for name, parameter in named if not (config.gentle and name.startswith(config.gentle))]
+    groups = [{"params": others, "share": 1.0}, {"params": gentle, "share": config.gentle_share}]
+    return [group for group in groups if group["params"]]
+
+
 class _Loss(nn.Module):
     """The objective as a module of the network's weights, which is what gradients are averaged for."""
 
@@ -147,7 +159,7 @@ def _step(
     seed: int,
 ) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * learning_rate_share(step, config)
+        group["lr"] = group["share"] * config.learning_rate * learning_rate_share(step, config)
     network.train()
     optimizer.zero_grad(set_to_none=True)
     mine = range(processes.rank(), config.accumulate, processes.count())

@@ -25,6 +25,7 @@ class KarmaConfig:
     backbone: str = ""  # a directory, or an id on the hub, of a causal language model; empty: the built-in one
     backbone_revision: str = "main"  # on the hub: a branch, a tag or, to be repeatable, a commit
     adaptation: Literal["full", "lora", "frozen"] = "full"  # what of a pre-trained one learns
+    backbone_learning_share: float = 1.0  # of the learning rates, for the language model alone
     lora_rank: int = 16
     lora_alpha: int = 32  # corrections are scaled by alpha / rank
     lora_dropout: float = 0.05
@@ -94,7 +95,8 @@ class KarmaConfig:
             raise ValueError(f"accumulation must be at least 1, got {self.accumulation}")
         if self.adaptation != "full" and not self.backbone:
             raise ValueError(f"adaptation {self.adaptation!r} is of a pre-trained backbone, and none is named")
-        for name in ("dropout", "id_dropout", "query_dropout", "lora_dropout", "regulariser_decay"):
+        shares = ("lora_dropout", "regulariser_decay", "backbone_learning_share")
+        for name in ("dropout", "id_dropout", "query_dropout", *shares):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture"):

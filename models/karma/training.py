@@ -44,6 +44,9 @@ from models.training import Fit, LoopConfig, fit, step_generator
 
 log = logging.getLogger(__name__)
 
+BACKBONE = "backbone."
+"""What the names of the language model's parameters begin with."""
+
 
 @dataclass(frozen=True)
 class TrainedKarma:
@@ -156,6 +159,8 @@ def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, c
         validate_every=config.validate_every,
         patience=config.patience,
         accumulate=config.accumulation,
+        gentle=BACKBONE,
+        gentle_share=config.backbone_learning_share,
     )
 
     def loss(rows: NDArray[np.int64], openings: NDArray[np.int64]) -> Tensor:
@@ -273,6 +278,8 @@ def _train(
         validate_every=config.validate_every,
         patience=config.patience,
         accumulate=config.accumulation,
+        gentle=BACKBONE,
+        gentle_share=config.backbone_learning_share,
     )
     return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma training")
 

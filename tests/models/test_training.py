@@ -224,3 +224,17 @@ def test_batches_that_processes_cannot_share_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr("models.processes.count", lambda: 2)
     with pytest.raises(ValueError, match="multiple of the 2 processes, got 3"):
         fit(nn.Linear(1, 1), lambda s, g: torch.ones(1), lambda: 0.0, config=LoopConfig(accumulate=3), seed=0)
+
+
+def test_gentle_parameters_learn_at_their_share_of_the_rate() -> None:
+    def moved(share: float) -> list[float]:
+        net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+        for layer in net:
+            nn.init.ones_(layer.weight)
+        config = replace(CONFIG, steps=1, warmup_steps=0, weight_decay=0.0, gentle="0.", gentle_share=share)
+        fit(net, lambda step, g: net(torch.ones(1, 1)).sum(), lambda: 0.0, config=config, seed=0)
+        return [1 - float(layer.weight.detach()) for layer in net]
+
+    assert moved(0.1) == pytest.approx([0.005, 0.05], rel=1e-3)  # Adam's first step is the rate itself
+    assert moved(0.0) == pytest.approx([0.0, 0.05], rel=1e-3)
+    assert moved(1.0) == pytest.approx([0.05, 0.05], rel=1e-3)

@@ -129,7 +129,7 @@ def export_graphs(network: Dicer, directory: Path) -> None:
 
     Raises ConfigurationError for a network whose modulation has no tables.
     """
-    base = [torch.rand(3, network.config.dimension), torch.rand(4, network.config.item_width)]
+    base = [torch.rand(3, network.config.base_widths[0]), torch.rand(4, network.config.base_widths[1])]
     edges = [torch.zeros(2, count, dtype=torch.long) for count in (5, 6, 7, 8)]
     free = {name: torch.export.Dim(name, min=0) for name in ("users", "items", *ENCODER_INPUTS[2:])}
     shapes = ({0: free["users"]}, {0: free["items"]}, *({1: free[name]} for name in ENCODER_INPUTS[2:]))
@@ -189,7 +189,7 @@ def _world(config: DicerConfig, *, users: int, items: int, edges: int, seed: int
         return np.unique(drawn[:, (drawn[0] != drawn[1]) | (first != second)], axis=1)
 
     interactions = np.unique(generator.integers(0, [[users], [items]], (2, edges)), axis=1)
-    shapes = ((users, config.dimension), (items, config.item_width))
+    shapes = ((users, config.base_widths[0]), (items, config.base_widths[1]))
     bases = [generator.uniform(-0.5, 0.5, shape).astype(np.float32) for shape in shapes]
     return {
         "user_base": bases[0],

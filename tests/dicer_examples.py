@@ -35,7 +35,7 @@ VARIANTS = {
     "no user interest": dataclasses.replace(dicer_tiny(), user_interest=False),
     "no item attraction": dataclasses.replace(dicer_tiny(), item_attraction=False),
     "nothing social": dataclasses.replace(dicer_tiny(), social=False),
-    "collaborative": dataclasses.replace(dicer_tiny(), loss="softmax", collaborative_layers=2, shared_negatives=3),
+    "collaborative": dataclasses.replace(dicer_tiny(), collaborative_layers=2, shared_negatives=3),
 }
 
 

@@ -75,7 +75,7 @@ class Collaboration(nn.Module):
     def __init__(self, config: DicerConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(SymmetricLGConv() for _ in range(config.collaborative_layers or 0))
-        self.temperature = config.temperature
+        self.temperature, self.start = config.temperature, config.dimension
         self.register_buffer("least_popular", torch.zeros(1))
 
     @torch.no_grad()
@@ -89,11 +89,12 @@ class Collaboration(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Rows of users [users, d + 1] and items [items, d + 1] whose inner product is a pair's likeness.
 
-        It is their cosine over the temperature, plus the last number of an item's base row [d + 1], learned for each
-        item. `left_out` [2, m] are interactions that nobody hears. `interactions` [2, n] are distinct.
+        It is their cosine over the temperature, plus the last number of an item's base row, learned for each item. Base
+        rows are [users, 2d] and [items, 2d + 1], of which the encoder has the first d. `left_out` [2, m] are
+        interactions that nobody hears. `interactions` [2, n] are distinct.
         """
         users, items = user_base.shape[0], item_base.shape[0]
-        x = torch.cat([user_base, item_base[:, :-1]])
+        x = torch.cat([user_base[:, self.start :], item_base[:, self.start : -1]])
         if self.training:
             kept = None if left_out is None else ~torch.isin(_keys(interactions, items), _keys(left_out, items))
             edges, weights = adjacency_of(interactions, users, items, kept=kept), None

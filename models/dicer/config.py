@@ -28,10 +28,11 @@ class DicerConfig:
     user_interest: bool = True  # the head r_U
     item_attraction: bool = True  # the head r_I
     head_weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)  # λ of r_O, r_U, r_I; they sum to 1
-    loss: Literal["cross_entropy", "focal", "softmax"] = "focal"  # learns faster here: models/LOG.md
+    loss: Literal["cross_entropy", "focal"] = "focal"  # learns faster here: models/LOG.md
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
-    collaborative_layers: int | None = None  # K, of `dicer_plus`; None does without, and goes with the other losses
+    collaborative_layers: int | None = None  # K, of the likeness that `dicer_plus` adds; None does without
+    correction: float = 1.0  # what the heads' logits count for beside it
     temperature: float = 0.15  # of the likeness, which learns first and alone:
     likeness_pairs: int = 4096  # training pairs a step,
     shared_negatives: int = 2048  # and items that all of them are held against
@@ -67,17 +68,15 @@ class DicerConfig:
                 raise ValueError(f"dicer {name} must be at least 1, got {getattr(self, name)}")
         if self.layers < 0:
             raise ValueError(f"dicer layers must be at least 0, got {self.layers}")
-        if self.temperature <= 0:
-            raise ValueError(f"dicer temperature must be above 0, got {self.temperature}")
+        if self.temperature <= 0 or self.correction <= 0:
+            got = f"{self.temperature} and {self.correction}"
+            raise ValueError(f"dicer temperature and correction must be above 0, got {got}")
         if self.fanout is not None and self.fanout < 1:
             raise ValueError(f"dicer fanout must be at least 1 or left out, got {self.fanout}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dicer dropout must be in [0, 1), got {self.dropout}")
         if min(self.head_weights) < 0 or not math.isclose(sum(self.head_weights), 1, abs_tol=1e-6):
             raise ValueError(f"dicer head_weights must be at least 0 and sum to 1, got {self.head_weights}")
-        if (self.loss == "softmax") != (self.collaborative_layers is not None):
-            layers = self.collaborative_layers
-            raise ValueError(f"dicer loss 'softmax' and collaborative_layers go together, got {self.loss} and {layers}")
         if self.fanout is not None and self.collaborative_layers is not None:
             raise ValueError("dicer fanout does not go with collaborative_layers, which hear the whole graph")
         if not any(self.active_weights):
@@ -89,16 +88,21 @@ class DicerConfig:
         return (self.layers + 1) * self.dimension
 
     @property
-    def item_width(self) -> int:
-        """Length of an item's base row."""
-        return self.dimension + (self.collaborative_layers is not None)
+    def base_widths(self) -> tuple[int, int]:
+        """Lengths of a user's and of an item's base row: d for the encoder, then what a likeness has of its own."""
+        own = 0 if self.collaborative_layers is None else self.dimension
+        return self.dimension + own, self.dimension + own + (own > 0)
 
     @property
     def active_weights(self) -> tuple[float, ...]:
-        """λ of the heads that are on, in the order r_O, r_U, r_I; they sum to 1, or are all 0."""
+        """λ of the heads that are on, in the order r_O, r_U, r_I; they sum to 1, or are all 0.
+
+        Beside a likeness they sum to `correction`.
+        """
         on = (True, self.user_interest, self.item_attraction)
         kept = [weight for weight, active in zip(self.head_weights, on, strict=True) if active]
-        return tuple(weight / (sum(kept) or 1.0) for weight in kept)
+        whole = 1.0 if self.collaborative_layers is None else self.correction
+        return tuple(whole * weight / (sum(kept) or 1.0) for weight in kept)
 
 
 def paper() -> DicerConfig:
@@ -126,14 +130,13 @@ def dicer_plus() -> DicerConfig:
         layers=1,
         hidden=48,
         dropout=0.2,
-        loss="softmax",
         collaborative_layers=2,
-        users_per_step=1024,
-        negatives=4,
-        learning_rate=0.01,
+        users_per_step=455,
+        positives_per_user=1,
+        learning_rate=5e-3,
         weight_decay=0.0,
-        steps=1500,
-        validate_every=60,
+        steps=2000,
+        validate_every=100,
         validation_users=1000,
     )
 

@@ -141,7 +141,8 @@ def pair_scores(network: Dicer, h: Tensor, z: Tensor, lists: PairLists, likeness
 
 def likeness_of(base: tuple[Tensor, Tensor], histories: Sequence[Collection[int]], layers: int, tau: float) -> Tensor:
     """What `dicer_plus` starts from, [users, items], node by node: eq. 3 and 4 of LightGCN, cosine, and popularity."""
-    users, items = base[0], base[1][:, :-1]
+    d = base[0].shape[1] // 2  # the encoder's
+    users, items = base[0][:, d:], base[1][:, d:-1]
     audiences = [[u for u, taken in enumerate(histories) if i in taken] for i in range(len(items))]
     totals, x = [users, items], (users, items)
     for _ in range(layers):

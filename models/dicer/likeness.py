@@ -24,7 +24,7 @@ def learn_likeness(
     seed: int,
     checkpoint: Path | None = None,
 ) -> Fit:
-    """Train the base rows to the step at which `validate` was highest, and leave them fixed.
+    """Train its part of the base rows to the step at which `validate` was highest.
 
     A step takes some of the `interactions` [2, n] out of the graph, and asks each user for the item so taken.
     """
@@ -52,8 +52,6 @@ def learn_likeness(
     )
     ran = fit(network, objective, judge, config=loop, seed=seed, checkpoint=checkpoint, label="train likeness")
     likeness.settle(network.item_base)
-    network.user_base.requires_grad_(False)
-    network.item_base.requires_grad_(False)
     return ran
 
 

@@ -65,7 +65,8 @@ class Head(nn.Module):
 class Dicer(nn.Module):
     """The whole network; `user_base` and `item_base` are the trained embeddings P and Q.
 
-    With a collaboration an item's row has one number more than d, for its popularity.
+    With a collaboration a row has what that learns of the node after the d numbers of P or Q: d more, and of an item
+    one number for its popularity.
     """
 
     head_weights: Tensor
@@ -73,11 +74,11 @@ class Dicer(nn.Module):
     def __init__(self, config: DicerConfig, users: int, items: int) -> None:
         super().__init__()
         self.config = config
-        self.user_base = nn.Parameter(_base(users, config))
-        rows = _base(items, config)
+        user_base, item_base = _base(users, config), _base(items, config)
         if config.collaborative_layers is not None:
-            rows = torch.cat([rows, rows.new_zeros(items, 1)], dim=1)
-        self.item_base = nn.Parameter(rows)
+            user_base = torch.cat([user_base, _unit_rows(users, config)], dim=1)
+            item_base = torch.cat([item_base, _unit_rows(items, config), torch.zeros(items, 1)], dim=1)
+        self.user_base, self.item_base = nn.Parameter(user_base), nn.Parameter(item_base)
         self.encoder = Encoder(config)
         self.collaboration = None if config.collaborative_layers is None else Collaboration(config)
         self.own_head = Head(config)
@@ -98,8 +99,9 @@ class Dicer(nn.Module):
                 nn.init.zeros_(head.out.bias)
 
     def encode(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d] and [items, d or more]."""
-        h, z = self.encoder(user_base, item_base[:, : self.config.dimension], edges)
+        """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d or more] and [items, d or more]."""
+        d = self.config.dimension
+        h, z = self.encoder(user_base[:, :d], item_base[:, :d], edges)
         return h, z
 
     def head_logits(self, h: Tensor, z: Tensor, interest: Tensor | None, attraction: Tensor | None) -> Tensor:
@@ -117,9 +119,13 @@ class Dicer(nn.Module):
 
 
 def _base(count: int, config: DicerConfig) -> Tensor:
-    rows = torch.empty(count, config.dimension)
     if config.base == "xavier":
-        return nn.init.xavier_uniform_(rows)
+        return nn.init.xavier_uniform_(torch.empty(count, config.dimension))
     # Rows of about unit length, like each layer's output beside them. Xavier's shrink as the world grows, and with them
     # the one part of an encoded node that tells it from its neighbours: measured worse, models/LOG.md.
-    return nn.init.normal_(rows, std=config.dimension**-0.5)
+    return _unit_rows(count, config)
+
+
+def _unit_rows(count: int, config: DicerConfig) -> Tensor:
+    rows: Tensor = torch.randn(count, config.dimension) * config.dimension**-0.5
+    return rows

@@ -11,12 +11,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.dicer.attention import attend, attended_interest
 from models.dicer.blocks import blocks_of, sum_in_blocks
 from models.dicer.encoder import Edges
-from models.dicer.losses import cross_entropy, focal, sampled_softmax
+from models.dicer.losses import cross_entropy, focal
 from models.dicer.modulation import Extremes, Friends, extremes_of, modulate, user_interest
 from models.dicer.network import Dicer
 from models.dicer.voices import Heard, Voices
@@ -158,44 +157,28 @@ def logits_of(network: Dicer, ready: Modulated) -> Tensor:
     return network.head_logits(*ready.vectors(slice(None), ready.sliced, ready.shared))
 
 
-def loss_of(network: Dicer, ready: Modulated, batch: Batch, likeness: Tensor | None = None) -> Tensor:
-    """The configured loss, averaged over the pairs of the batch, in blocks of rows; `likeness` is [n, c]."""
-    config, labels, p = network.config, batch.labels, batch.positives
+def loss_of(network: Dicer, ready: Modulated, batch: Batch) -> Tensor:
+    """The configured loss, averaged over the pairs of the batch, in blocks of rows."""
+    config, labels = network.config, batch.labels
     low = config.precision == "bfloat16"
 
     def block(part: slice, sliced: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        vectors = ready.vectors(part, sliced[: len(ready.sliced)], shared)
+        vectors = ready.vectors(part, sliced, shared)
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=low):
             logits = network.head_logits(*vectors)
         wanted, logits = labels[part], logits.float()
         share = len(wanted) / len(labels)
-        if likeness is not None:
-            total = sliced[-1] + torch.tensordot(network.head_weights, logits, dims=1)
-            return share * sampled_softmax(total[:, :p], total[:, p:])
         if config.loss == "focal":
             return share * focal(logits, wanted, gamma=config.focal_gamma, alpha=config.focal_alpha)
-        return share * cross_entropy(logits, wanted, network.head_weights)
+        weights = network.head_weights / network.head_weights.sum()
+        return share * cross_entropy(logits, wanted, weights)
 
     heads = [weight for name, weight in network.named_parameters() if "_head." in name]
-    sliced = ready.sliced if likeness is None else (*ready.sliced, likeness)
     rows = max(1, _PAIRS // batch.items.shape[1])
     blocks = blocks_of(ready.heard.lists.lengths, rows=rows, cells=_VOICES)
-    return sum_in_blocks(block, sliced, [*ready.shared, *heads], blocks=blocks)
+    return sum_in_blocks(block, ready.sliced, [*ready.shared, *heads], blocks=blocks)
 
 
 def step_loss(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, generator: torch.Generator) -> Tensor:
-    """What a training step goes down: the configured loss, beside the likeness where there is one.
-
-    The likeness stays as it is: the heads correct it, its targets left out of the graph.
-    """
-    ready = modulated(network, edges, batch, voices, generator=generator)
-    if network.collaboration is None:
-        return loss_of(network, ready, batch)
-    p = batch.positives
-    targets = torch.stack([batch.users[:, None].expand(-1, p), batch.items[:, :p]]).flatten(1)
-    bases = network.user_base, network.item_base
-    with torch.no_grad():
-        user_rows, item_rows = network.collaboration(*bases, edges.interactions, left_out=targets)
-        users = user_rows.index_select(0, batch.users)
-        likeness = (functional.embedding(batch.items, item_rows) @ users[:, :, None]).squeeze(-1)
-    return loss_of(network, ready, batch, likeness)
+    """What a training step goes down: the configured loss of the heads."""
+    return loss_of(network, modulated(network, edges, batch, voices, generator=generator), batch)

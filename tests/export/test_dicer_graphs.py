@@ -94,7 +94,7 @@ def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @given(world=WORLDS, seed=st.integers(0, 1000))
 def test_exported_graphs_score_as_defined_in_any_world(variant: tuple[Dicer, Path], world: World, seed: int) -> None:
     (network, folder), graphs, generator = variant, world.graphs(), np.random.default_rng(seed)
-    shapes = ((graphs.users, 4), (graphs.items, network.config.item_width))
+    shapes = ((graphs.users, network.config.base_widths[0]), (graphs.items, network.config.base_widths[1]))
     bases = [generator.normal(0, 0.5, shape).astype(np.float32) for shape in shapes]
     scorer = open_scorer(folder / SCORER, graphs, encode(folder / ENCODER, graphs, *bases), block=(3, 4))
     users, items = np.divmod(np.arange(graphs.users * graphs.items), graphs.items)

@@ -120,7 +120,7 @@ def test_an_explanation_is_the_definition(world: World, seed: int, fusion: Frien
 
 
 def test_beside_a_likeness_the_heads_correct_its_logit() -> None:
-    config = dataclasses.replace(TINY, loss="softmax", collaborative_layers=1)
+    config = dataclasses.replace(TINY, collaborative_layers=1)
     network, h, z, graphs = encoded_world(random_world(2, users=9, items=8, density=0.5), 0, config)
     told = explain(network, h, z, graphs, user=1, item=2, likeness=0.7)
     expected = 0.7 + sum(part.weight * part.logit for part in told.heads)

@@ -303,6 +303,7 @@ def plain(graphs: object) -> Edges:
     return Edges(*(torch.from_numpy(getattr(graphs, name)) for name in names))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=40),
     st.integers(1, 9),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric import EdgeIndex
 
@@ -21,6 +21,7 @@ def summed(edges: np.ndarray, nodes: int, x: torch.Tensor) -> tuple[torch.Tensor
         return NeighbourSum()(x, twins), count
 
 
+@settings(deadline=None)
 @given(
     nodes=st.integers(1, 9),
     density=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),

@@ -32,7 +32,7 @@ class DicerConfig:
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
     collaborative_layers: int | None = None  # K, of the likeness that `dicer_plus` adds; None does without
-    correction: float = 1.0  # what the heads' logits count for beside it
+    correction: float = 0.5  # what the heads' logits count for beside it
     temperature: float = 0.15  # of the likeness, which learns first and alone:
     likeness_pairs: int = 4096  # training pairs a step,
     shared_negatives: int = 2048  # and items that all of them are held against

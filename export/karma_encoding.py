@@ -151,10 +151,11 @@ def named_rows(block: Tokens, item_soft: Vectors, query_soft: Vectors, *, width:
     marks = block < FIRST_SOFT
     named = np.unique(block[~marks])
     rows, within = np.divmod(named - FIRST_SOFT, width)
-    soft = np.zeros((len(named) + 1, item_soft.shape[1] // width), np.float32)
+    hidden = item_soft.shape[1] // width
+    soft = np.zeros((len(named) + 1, hidden), np.float32)
     of_items = rows < len(item_soft)
     for of_side, side, place in ((of_items, item_soft, rows), (~of_items, query_soft, rows - len(item_soft))):
-        soft[:-1][of_side] = side.reshape(len(side), width, -1)[place[of_side], within[of_side]]
+        soft[:-1][of_side] = side.reshape(len(side), width, hidden)[place[of_side], within[of_side]]
     return np.where(marks, block, FIRST_SOFT + np.searchsorted(named, block)), soft
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from export.artifacts import save
 from export.dicer_graphs import export_dicer
 from export.karma_graphs import export_karma
+from export.karma_quantisation import EncodingConfig
 from models.dicer.config import dicer_tiny
 from models.dicer.network import Dicer
 from models.dicer.training import TrainedDicer
@@ -24,6 +27,17 @@ def karma(tmp_path_factory: pytest.TempPathFactory) -> ExportedKarma:
     root, world = tmp_path_factory.mktemp("artifacts"), training_set()
     trained = train_karma(world, KARMA_EXPORTED, seed=0)
     return ExportedKarma(trained, save(root, "karma", lambda directory: export_karma(trained, world, directory)))
+
+
+@pytest.fixture(scope="session")
+def compressed_karma(tmp_path_factory: pytest.TempPathFactory) -> ExportedKarma:
+    """The same over compressed histories of two soft tokens, with int8 graphs."""
+    root, world = tmp_path_factory.mktemp("artifacts"), training_set()
+    config = replace(KARMA_EXPORTED, history="compressed", compressed_tokens=2, compressed_sequence_tokens=20)
+    trained, encoding = train_karma(world, config, seed=0), EncodingConfig(precision="int8", overlap_floor=0.5)
+    return ExportedKarma(
+        trained, save(root, "karma", lambda directory: export_karma(trained, world, directory, encoding))
+    )
 
 
 @pytest.fixture(scope="session")

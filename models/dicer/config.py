@@ -119,7 +119,7 @@ def paper() -> DicerConfig:
         learning_rate=1e-3,
         steps=10_000,
         validate_every=250,
-        validation_users=1000,
+        validation_users=600,
     )
 
 
@@ -135,9 +135,10 @@ def dicer_plus() -> DicerConfig:
         positives_per_user=1,
         learning_rate=5e-3,
         weight_decay=0.0,
+        temperature=0.2,
         steps=2000,
         validate_every=100,
-        validation_users=1000,
+        validation_users=600,
     )
 
 

@@ -42,8 +42,8 @@ _HEAD = """# DICER on public data
 
 Written by `attractor benchmark dicer` from the files beside it ([dicer/](dicer)), one a run; no number is typed by
 hand. Test part, mean ± standard deviation over seeds. Training stops, and a configuration wins, by NDCG@10 of the
-validation part only (drawn down to 2,000 users while training). Numbers of others are *in italics*, with their
-source.
+validation part only, while training of at most as many of its users as the configuration's `validation_users`.
+Numbers of others are *in italics*, with their source.
 
 Recall@K is hits / positives, CappedRecall@K is hits / min(positives, K), NDCG@K has an ideal list of min(positives,
 K) hits. Equal scores go to the lower item number. Users without positives in a part are not in its mean. Minutes

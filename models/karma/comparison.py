@@ -21,9 +21,9 @@ class Run:
     figures: Mapping[str, Any]
     arrays: Mapping[str, Any]
 
-    def hits(self, k: int, *, with_query: bool = False) -> Any:
-        """Whether each position's target is among the first k."""
-        return self.arrays["rank_with_query" if with_query else "rank"] <= k
+    def hits(self, k: int, *, ranks: str = "rank") -> Any:
+        """Whether each position's target is among the first k, by one of the kept ranks."""
+        return self.arrays[ranks] <= k
 
 
 Runs = dict[str, list[Run]]
@@ -68,9 +68,7 @@ def common(runs: Runs, one: str, other: str) -> list[tuple[Run, Run]]:
     return [(run, seeds[run.figures["seed"]]) for run in runs.get(one, []) if run.figures["seed"] in seeds]
 
 
-def hit_gain(
-    runs: Runs, one: str, other: str, k: int, *, part: str = "all", with_query: bool = False
-) -> Interval | None:
+def hit_gain(runs: Runs, one: str, other: str, k: int, *, part: str = "all", ranks: str = "rank") -> Interval | None:
     """HR@k of one arm less that of the other, averaged over their common seeds; users are resampled.
 
     None where there is nothing to compare.
@@ -79,10 +77,7 @@ def hit_gain(
     if not pairs:
         return None
     chosen, user = PARTS[part](pairs[0][0]), pairs[0][0].arrays["user"]
-    gains = [
-        ours.hits(k, with_query=with_query).astype(float) - theirs.hits(k, with_query=with_query)
-        for ours, theirs in pairs
-    ]
+    gains = [ours.hits(k, ranks=ranks).astype(float) - theirs.hits(k, ranks=ranks) for ours, theirs in pairs]
     return paired_bootstrap(np.mean(gains, axis=0)[chosen], user[chosen]) if chosen.any() else None
 
 

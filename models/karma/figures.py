@@ -27,12 +27,13 @@ SHOWN = {
 """Name and colour of each arm."""
 
 _GAINS = [
-    *((f"HR@{k}, all positions", k, "all", False) for k in (10, 50, 200)),
-    ("HR@50, all, query known", 50, "all", True),
-    ("HR@50, first position", 50, "first", False),
-    ("HR@50, warm items", 50, "warm", False),
-    ("HR@50, cold items", 50, "cold", False),
-    ("HR@200, cold items", 200, "cold", False),
+    *((f"HR@{k}, all positions", k, "all", "rank") for k in (10, 50, 200)),
+    ("HR@50, all, query known", 50, "all", "rank_with_query"),
+    ("HR@50, all, ids hidden", 50, "all", "rank_without_ids"),
+    ("HR@50, first position", 50, "first", "rank"),
+    ("HR@50, warm items", 50, "warm", "rank"),
+    ("HR@50, cold items", 50, "cold", "rank"),
+    ("HR@200, cold items", 200, "cold", "rank"),
 ]
 
 
@@ -115,8 +116,8 @@ def gain_figure(runs: Runs) -> Figure:
     panel: Any = figure.subplots()
     for place, arm in enumerate(arms):
         label, colour = SHOWN[arm]
-        for line, (_, k, part, asked) in enumerate(_GAINS):
-            found = hit_gain(runs, arm, "action_only", k, part=part, with_query=asked)
+        for line, (_, k, part, ranks) in enumerate(_GAINS):
+            found = hit_gain(runs, arm, "action_only", k, part=part, ranks=ranks)
             if found is None:
                 continue
             reach = [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -150,16 +150,20 @@ def judge_network(exam: Exam, network: Karma, learned: Stage) -> tuple[dict[str,
     )
     found = model_ranks(judged.interests, judged.embeddings, positions.targets)
     by_query = model_ranks(asked, judged.embeddings, positions.targets)
+    unnamed = replace(judged.catalogue, id_index=np.zeros_like(judged.catalogue.id_index))
+    without_ids = model_ranks(judged.interests, encode_catalogue(network, unnamed), positions.targets)
     collapse, maps = _collapse(exam, network, judged)
     downstream, replicates = _downstream(learned, judged)
     told = {
         "action": rank_figures(positions, found),
         "action_with_query": rank_figures(positions, by_query),
+        "action_without_ids": rank_figures(positions, without_ids),  # as if the whole catalogue were new
         "collapse": collapse,
         "fidelity": _fidelity(exam, network, learned, judged),
         "downstream": downstream,
     }
-    return told, {"rank": found.astype(np.int32), "rank_with_query": by_query.astype(np.int32)} | maps | replicates
+    ranks = {"rank": found, "rank_with_query": by_query, "rank_without_ids": without_ids}
+    return told, {name: values.astype(np.int32) for name, values in ranks.items()} | maps | replicates
 
 
 @torch.no_grad()

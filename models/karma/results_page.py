@@ -84,6 +84,8 @@ def _action(runs: Runs) -> Iterator[str]:
         yield from _rank_table(runs, "action", part, BASELINES | ARMS)
     yield "All positions, the current query known (baselines hear no query):\n"
     yield from _rank_table(runs, "action_with_query", "all", ARMS)
+    yield "All positions, every item shown without its id embedding, as if the whole catalogue were new:\n"
+    yield from _rank_table(runs, "action_without_ids", "all", ARMS)
     names = ("warm", "cold", "new")
     yield "Warm, cold and new items (without any event), all positions:\n"
     yield f"| model | {' | '.join(f'HR@{k} {name}' for name in names for k in (50, 200))} |"
@@ -111,12 +113,17 @@ def _rank_table(runs: Runs, group: str, part: str, rows: Mapping[str, str]) -> I
 
 def _gains(runs: Runs) -> Iterator[str]:
     """What each regularised arm has over action only."""
-    asked = [(50, "all"), (200, "all"), (50, "first"), (50, "warm"), (50, "cold"), (200, "cold")]
+    asked = [(50, "all"), (200, "all"), (50, "first"), (50, "cold"), (200, "cold")]
     yield "Points over action only:\n"
-    yield f"| arm | {' | '.join(f'HR@{k} {part}' for k, part in asked)} |"
-    yield "|---" * (1 + len(asked)) + "|"
+    heads = [*(f"HR@{k} {part}" for k, part in asked), "HR@50 all, query known", "HR@50 all, ids hidden"]
+    yield f"| arm | {' | '.join(heads)} |"
+    yield "|---" * (3 + len(asked)) + "|"
     for arm in list(ARMS)[1:]:
         cells = [interval(hit_gain(runs, arm, "action_only", k, part=part)) for k, part in asked]
+        cells += [
+            interval(hit_gain(runs, arm, "action_only", 50, ranks=f"rank_{how}"))
+            for how in ("with_query", "without_ids")
+        ]
         yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
     found = hit_gain(runs, "karma", "action_only", 200)
     if found is not None:

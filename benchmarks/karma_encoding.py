@@ -260,8 +260,7 @@ def _soft(bench: Bench, histories: Sequence[History]) -> tuple[list[Tokens], tor
         embeddings = torch.cat([seen[:, None], network.embed(given["token_ids"])], dim=1)
         states = _read_eagerly(bench, embeddings, given["lengths"] + 1)
         closing = given["lengths"][:, None] + torch.arange(1 - config.soft_width, 1)
-        mean = network.mean_words(given["token_ids"], given["lengths"])
-        tables.append(network.to_soft(states[torch.arange(len(states))[:, None], closing], mean).flatten(0, 1))
+        tables.append(network.to_soft(states[torch.arange(len(states))[:, None], closing]).flatten(0, 1))
     return used.sequences, torch.cat([*tables, torch.zeros(1, network.width)])
 
 

@@ -79,9 +79,7 @@ class ItemEncoder(nn.Module):
         """[B, L], [B], [B, P], [B], [B] -> [B, d], and [B, K, H] where histories are soft tokens."""
         states = self.network.read_items(token_ids, lengths, picture, has_picture)
         items = self.network.to_items(states, id_index)
-        if self.network.compressor is None:
-            return (items,)
-        return items, self.network.to_soft(states, self.network.mean_words(token_ids, lengths))
+        return (items,) if self.network.compressor is None else (items, self.network.to_soft(states))
 
 
 def export_karma(

@@ -147,8 +147,7 @@ def _soft(network: Karma, lengths: Rows, inputs: Callable[[Rows], Inputs]) -> to
     for part in length_batches(lengths, tokens=BATCH_TOKENS):
         given = {name: torch.from_numpy(value) for name, value in inputs(part).items() if name != "id_index"}
         given = {name: value.to(network.device) for name, value in given.items()}
-        words = network.mean_words(given["token_ids"], given["lengths"])
-        soft[torch.from_numpy(part)] = network.to_soft(network.read_items(**given), words)
+        soft[torch.from_numpy(part)] = network.to_soft(network.read_items(**given))
     return soft.flatten(0, 1)
 
 

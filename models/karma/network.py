@@ -48,9 +48,6 @@ class Karma(nn.Module):
         nn.init.zeros_(self.identity.weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.compressor = _read_out(self.width, self.width) if config.soft_width else None
-        if self.compressor is not None:  # a soft token starts as the mean of the words that it stands for
-            for parameter in self.compressor[-1].parameters():
-                nn.init.zeros_(parameter)
         self.read_outs = max(1, config.soft_width)
         self.soft = nn.Linear(config.embedding, config.soft_tokens * self.width)  # P: decoding only
         self.painter = nn.Linear(config.embedding, picture_width)  # decoding only
@@ -132,31 +129,21 @@ class Karma(nn.Module):
         content = functional.normalize(self.item(states[:, -1]), dim=-1)
         return functional.normalize(content + self.identity(id_index), dim=-1)
 
-    def to_soft(self, states: Tensor, words: Tensor) -> Tensor:
-        """Soft tokens [B, K, H] = mean of the words + W_s centre(x), of `read_items` and `mean_words`.
-
-        The mean is what they start from: without it a history says nothing until the states have learned to.
-        """
+    def to_soft(self, states: Tensor) -> Tensor:
+        """Soft tokens [B, K, H] of states [B, K, H]: an item, or a query, as a compressed history names it."""
         assert self.compressor is not None, "made with history = tokens"
-        learned: Tensor = self.compressor(states.flatten(0, 1))
-        return words[:, None] + learned.reshape(states.shape)
+        soft: Tensor = self.compressor(states.flatten(0, 1))
+        return soft.reshape(states.shape)
 
-    def mean_words(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Mean embedding [B, H] of each text's tokens [B, L], without those that close it; zero without any."""
-        text = torch.arange(token_ids.shape[1], device=lengths.device) < (lengths - self.read_outs)[:, None]
-        count = (lengths - self.read_outs).clamp(min=1)
-        return (self.embed(token_ids) * text[..., None]).sum(dim=1) / count[:, None]
-
-    def soft_table(self, states: Tensor, words: Tensor, queries: dict[str, Tensor] | None) -> Tensor:
-        """Soft tokens [R, H] of items, as `to_soft` takes them, then of queries, given as inputs of `read_items`.
+    def soft_table(self, items: Tensor, queries: dict[str, Tensor] | None) -> Tensor:
+        """Soft tokens [R, H] of items, given as states [B, K, H], then of queries, given as inputs of `read_items`.
 
         A last row of zeros, which nothing names, keeps a table without items and queries from being empty.
         """
         if queries is not None:
-            asked = self.read_items(**{name: value for name, value in queries.items() if name != "id_index"})
-            states = torch.cat([states, asked])  # centred together
-            words = torch.cat([words, self.mean_words(queries["token_ids"], queries["lengths"])])
-        return functional.pad(self.to_soft(states, words).flatten(0, 1), (0, 0, 0, 1))
+            states = self.read_items(**{name: value for name, value in queries.items() if name != "id_index"})
+            items = torch.cat([items, states])  # centred together
+        return functional.pad(self.to_soft(items).flatten(0, 1), (0, 0, 0, 1))
 
     def read_at(self, embeddings: Tensor, at: Tensor) -> Tensor:
         """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""

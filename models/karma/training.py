@@ -183,14 +183,16 @@ def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, c
 def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
     """L = L_action + λ_gen L_gen + λ_rec L_rec + λ_picture L_picture; a term with λ = 0 costs nothing."""
     generated: Tensor | None = None
-    items, soft = _read_candidates(network, batch)
+    # Compressed histories are made of candidates; otherwise these are read second, as they always were: the order of
+    # reading is the order of dropout's draws, and so part of what a seed gives.
+    items, soft = (None, None) if network.compressor is None else _read_candidates(network, batch)
     if config.lambda_generation > 0:
         at = batch.positions[batch.decoded]
         states, generated = network.read_with_segments(batch.input_ids, at, batch.generation_segments, soft)
     else:
         states = network.read_history(batch.input_ids, soft)
     interests = network.to_interest(states[batch.rows, batch.positions])
-    loss = _action(network, batch, interests, items)
+    loss = _action(network, batch, interests, _read_candidates(network, batch)[0] if items is None else items)
     if generated is not None:
         generation = text_loss(generated, network.vocabulary, batch.decoded_texts, padding=PAD)
         loss = loss + config.lambda_generation * generation
@@ -238,8 +240,7 @@ def _read_candidates(network: Karma, batch: Batch) -> tuple[Tensor, Tensor | Non
     items = network.to_items(states, id_index)
     if network.compressor is None:
         return items, None
-    words = network.mean_words(inputs["token_ids"], inputs["lengths"])
-    return items, network.soft_table(states, words, batch.queries)
+    return items, network.soft_table(states, batch.queries)
 
 
 def _action(network: Karma, batch: Batch, interests: Tensor, items: Tensor) -> Tensor:

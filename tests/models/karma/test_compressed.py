@@ -32,7 +32,7 @@ CONFIG = replace(karma_tiny(), history="compressed", compressed_tokens=2, compre
 
 
 def world_of(config: KarmaConfig) -> tuple[World, Karma]:
-    """A world of long and short histories, and a network whose compressor does more than it starts with."""
+    """A world of long and short histories, and a network."""
     taken = {"long": list(range(30)), "short": [6, 5], "bare": [6]}  # i006 has no text, i005 no picture
     features = {"item_catalog": training_set().train["item_catalog"], "user_history": histories(taken)}
     preparation = prepare(features, config)
@@ -40,8 +40,6 @@ def world_of(config: KarmaConfig) -> tuple[World, Karma]:
     torch.manual_seed(0)
     size = vocabulary_size(preparation.tokenizer)
     network = Karma(config, vocabulary=size, items=len(preparation.item_index), picture_width=3)
-    assert network.compressor is not None
-    torch.nn.init.normal_(network.compressor[-1].weight, std=0.3)
     return world, network.eval()
 
 
@@ -57,9 +55,9 @@ def in_place(network: Karma, text: Tokens, closing: int, picture: np.ndarray | N
     first = network.no_picture if picture is None else network.picture(torch.from_numpy(picture))
     embeddings = torch.cat([first[None, None], network.embed(ids)], dim=1)
     states = network.read(embeddings, *causal(embeddings.shape[1], embeddings))[0, -width:]
-    words = network.embed(torch.from_numpy(text)).mean(dim=0) if len(text) else torch.zeros(network.width)
     assert network.compressor is not None
-    return words + network.compressor(states)
+    soft: Tensor = network.compressor(states)
+    return soft
 
 
 def literal(world: World, network: Karma, past: History, current: Tokens, *, limit: int) -> Tensor:

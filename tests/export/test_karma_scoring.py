@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from export.artifacts import Artifact
-from export.karma_cache import cache_path
 from export.karma_scoring import score_karma
 from features.configuration import Configuration
 from features.contracts import FEATURES, KARMA_ITEM_EMBEDDING, KARMA_USER_INTEREST

@@ -136,7 +136,7 @@ def dicer_plus() -> DicerConfig:
         learning_rate=5e-3,
         weight_decay=0.0,
         temperature=0.2,
-        steps=2000,
+        steps=400,
         validate_every=100,
         validation_users=600,
     )

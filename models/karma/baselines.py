@@ -35,7 +35,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class SasrecConfig:
-    """SASRec of KARMA's size; validation picks the learning rate."""
+    """SASRec of KARMA's width; validation picks among `sasrec_grid`."""
 
     learning_rate: float = 1e-3
     hidden: int = 96
@@ -57,7 +57,8 @@ def neighbours_grid() -> tuple[Neighbours, ...]:
 def sasrec_grid() -> tuple[SasrecConfig, ...]:
     """The trials of SASRec."""
     return tuple(
-        SasrecConfig(learning_rate=rate, dropout=dropout) for rate, dropout in ((1e-3, 0.2), (3e-3, 0.2), (1e-3, 0.5))
+        SasrecConfig(layers=layers, learning_rate=rate, dropout=dropout)
+        for layers, rate, dropout in ((2, 1e-3, 0.2), (2, 3e-3, 0.2), (2, 1e-3, 0.5), (4, 1e-3, 0.2))
     )
 
 

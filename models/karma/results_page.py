@@ -33,8 +33,8 @@ that the user did before it, in the window too; the *first* position of each use
 items had fewer than three events when training ended: they have no id embedding. Intervals are 95 %, from a paired
 bootstrap that resamples users and averages the seeds.
 
-SASRec (KARMA's width, two or four layers, cross-entropy over all items) and item-to-item (cosine of the items' users over
-the latest events) had a few trials on the first seed; validation chose.
+SASRec (KARMA's width, two or four layers, cross-entropy over all items) and item-to-item (cosine of the items' users
+over the latest events) had a few trials on the first seed; validation chose.
 """
 
 

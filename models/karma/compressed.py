@@ -125,10 +125,12 @@ def compressed_sequence(items: Rows, queries: Sequence[Tokens], rows: SoftRows, 
     return history_sequence(written, [rows.query(query) for query in queries], limit=limit, opening=())
 
 
-def query_inputs(queries: Sequence[Tokens], *, soft_tokens: int, picture_width: int) -> dict[str, NDArray[Any]]:
-    """Inputs of the item encoder for queries: items without picture or id, closed by `[QUERY]`."""
-    closing = np.full(soft_tokens, QUERY, np.int64)
-    token_ids, lengths = padded([np.concatenate([query, closing]) for query in queries])
+def query_inputs(
+    queries: Sequence[Tokens], *, soft_tokens: int, picture_width: int, closing: int | Rows = QUERY
+) -> dict[str, NDArray[Any]]:
+    """Inputs of the item encoder for texts without picture or id, each closed by its `closing`, as queries are."""
+    ends = np.broadcast_to(closing, len(queries)).repeat(soft_tokens).reshape(-1, soft_tokens)
+    token_ids, lengths = padded([np.concatenate(both) for both in zip(queries, ends, strict=True)])
     return {
         "token_ids": token_ids,
         "lengths": lengths,

@@ -179,6 +179,12 @@ class Karma(nn.Module):
         states = self._read(decoder, embeddings, *causal(embeddings.shape[1], embeddings))
         return states[:, soft.shape[1] :]
 
+    def expand(self, soft: Tensor, segments: Tensor) -> Tensor:
+        """States [N, T, H] of `segments` [N, T] read after soft tokens [N, K, H], which are all that they are told."""
+        embeddings = torch.cat([soft, self.embed(segments)], dim=1)
+        states = self.read(embeddings, *causal(embeddings.shape[1], embeddings))
+        return states[:, soft.shape[1] :]
+
     def decoding_vocabulary(self) -> Tensor:
         """[V, H]: output layer of the model that `reconstruct` uses."""
         return output_layer(self.backbone if self.decoder is None else self.decoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from features.files import sha256_of_json
 from features.training_sets import TrainingSet
 from models.karma import backbones, evaluation
 from models.karma.batches import Batch, Sampler
-from models.karma.compressed import Histories
+from models.karma.compressed import Histories, query_inputs
 from models.karma.config import KarmaConfig
 from models.karma.losses import action_loss, false_negatives, log_expected_draws, picture_loss, text_loss
 from models.karma.network import Karma
@@ -26,12 +26,15 @@ from models.karma.text import (
     BOS,
     EOS,
     GEN,
+    ITEM,
     PAD,
+    QUERY,
     REC,
     Catalogue,
     History,
     Preparation,
     Ragged,
+    Tokens,
     encode,
     padded,
     picture_width,
@@ -146,7 +149,9 @@ def read_world(features: Mapping[str, pa.Table], preparation: Preparation) -> Wo
 def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, checkpoint: Path | None) -> Fit | None:
     """Teach the language model to write item texts and queries, stopping on held-out ones; None without texts.
 
-    A text starts with `[BOS]`, `[GEN]` or `[REC]` at random: decoding later starts with one of the last two.
+    A text starts with `[BOS]`, `[GEN]` or `[REC]` at random: decoding later starts with one of the last two. Where
+    histories are compressed, it also learns to write a text from that text's soft tokens: a history of soft tokens that
+    say nothing yet teaches it to listen to none (measured: models/LOG.md).
     """
     order = np.random.default_rng(seed).permutation(len(texts))
     held_out, learned = np.split(order, [max(1, min(len(order) // 20, 512))])
@@ -163,21 +168,36 @@ def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, c
         gentle_share=config.backbone_learning_share,
     )
 
-    def loss(rows: NDArray[np.int64], openings: NDArray[np.int64]) -> Tensor:
-        pairs = [(start, texts[row]) for start, row in zip(openings, rows, strict=True)]
-        given = torch.from_numpy(padded([np.array([start, *text]) for start, text in pairs])[0])
-        wanted = torch.from_numpy(padded([np.array([*text, EOS]) for _, text in pairs])[0])
-        states = network.read_history(given.to(network.device))
-        return text_loss(states, network.vocabulary, wanted.to(network.device), padding=PAD)
-
     def objective(step: int, generator: torch.Generator) -> Tensor:
         rows = learned[torch.randint(len(learned), (config.pretraining_batch,), generator=generator).numpy()]
-        return loss(rows, np.array([BOS, GEN, REC])[torch.randint(3, (len(rows),), generator=generator).numpy()])
+        opening = np.array([BOS, GEN, REC])[torch.randint(3, (len(rows),), generator=generator).numpy()]
+        return _writing_loss(network, [texts[row] for row in rows], opening, generator=generator)
 
     def validate() -> float:
-        return -float(loss(held_out, np.full(len(held_out), BOS)))
+        opening = np.full(len(held_out), BOS)
+        return -float(
+            _writing_loss(network, [texts[row] for row in held_out], opening, generator=step_generator(seed, -1))
+        )
 
     return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma pre-training")
+
+
+def _writing_loss(
+    network: Karma, texts: Sequence[Tokens], opening: NDArray[np.int64], *, generator: torch.Generator
+) -> Tensor:
+    """Cross-entropy of `texts` after `opening` [texts], and, in a compressed history, after their soft tokens."""
+    given = torch.from_numpy(padded([np.array([start, *text]) for start, text in zip(opening, texts, strict=True)])[0])
+    wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0]).to(network.device)
+    given = given.to(network.device)
+    written = text_loss(network.read_history(given), network.vocabulary, wanted, padding=PAD)
+    if network.compressor is None:
+        return written
+    closing = np.array([ITEM, QUERY])[torch.randint(2, (len(texts),), generator=generator).numpy()]
+    width = network.picture.in_features
+    inputs = query_inputs(texts, soft_tokens=network.read_outs, picture_width=width, closing=closing)
+    seen = {name: torch.from_numpy(inputs[name]).to(network.device) for name in inputs if name != "id_index"}
+    expanded = network.expand(network.to_soft(network.read_items(**seen)), given)
+    return written + text_loss(expanded, network.vocabulary, wanted, padding=PAD)
 
 
 def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:

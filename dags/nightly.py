@@ -89,8 +89,8 @@ with DAG(
             return stages().export(load(), parse_date(date), model).figures["version"]
 
         @task
-        def promote(version: str) -> Any:
-            return stages().promote(load(), version)
+        def promote(version: str, ti: Any = None) -> Any:
+            return stages().promote(load(), version, promoted_at=ti.start_date)
 
         chain(train(model, date, missing), version := export(model, date), promote(version))
 

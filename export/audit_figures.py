@@ -14,19 +14,26 @@ from tqdm import tqdm
 from features.contracts import Table
 from features.release_table import ReleasedTable, embedding_columns
 
+SCORE_BINS = 2048
+_LARGEST_LOGIT = math.log((1 - 2.0**-24) / 2.0**-24)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class VectorFigures:
-    """Of one embedding column. NaN where there are too few rows to say."""
+    """Of one embedding column. NaN where there are too few rows to say; means and deviations are of finite rows."""
 
     not_finite: int  # rows with a NaN or an infinity
     zero: int  # rows that are all zeros
+    constant: int  # other rows whose numbers are all the same
     norm_error: float  # largest | |v| - 1 |
+    mean_norm: float
+    mean: NDArray[np.float64]  # [d]
+    std: NDArray[np.float64]  # [d]
     mean_cosine: float  # over all pairs of a seeded sample of rows
     smallest_std: float  # over the same sample, of the dimension that varies least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ListFigures:
     """Of one table of ranked lists."""
 
@@ -34,6 +41,10 @@ class ListFigures:
     uneven: int  # lists whose items and scores differ in number, or that are empty
     out_of_order: int  # lists whose scores rise somewhere or leave [0, 1]
     repeated: int  # lists that name an item twice
+    unknown: int  # places that name an item that the catalogue does not have
+    places: int  # of all lists
+    exposure: NDArray[np.int64]  # [items of the catalogue], places that name each
+    scores: NDArray[np.int64]  # [SCORE_BINS], scores by `score_bins`
 
 
 @dataclass(frozen=True)
@@ -47,27 +58,42 @@ class TableFigures:
     lists: ListFigures | None
 
 
-def measure(table: ReleasedTable, *, sample: int, seed: int) -> TableFigures:
-    """Every figure of one table; the sample of `sample` rows depends on `seed` and the row count alone."""
+def measure(table: ReleasedTable, *, catalogue: ReleasedTable, sample: int, seed: int) -> TableFigures:
+    """Every figure of one table in one pass; memory holds a batch, and a number for each item of the `catalogue`.
+
+    The sample of `sample` rows depends on `seed` and the row count alone.
+    """
     contract = table.table
-    names = embedding_columns(contract)
-    vectors = {name: _VectorSums() for name in names}
-    lists = ListFigures(0, 0, 0, 0) if {"item_ids", "scores"} <= set(contract.schema.names) else None
+    vectors = {name: _VectorSums(table.dimension(name)) for name in embedding_columns(contract)}
+    lists = _ListSums(catalogue) if is_ranked(contract) else None
     bad_keys = 0
     for batch in tqdm(table, total=len(table.batches), desc=f"audit {contract.name}", disable=None, leave=False):
         bad_keys += sum(_bad_keys(batch.column(name), contract, name) for name in contract.key)
-        for name in names:
-            vectors[name].add(_matrix(batch.column(name)))
+        for name, sums in vectors.items():
+            sums.add(_matrix(batch.column(name)))
         if lists is not None:
-            lists = _added(lists, batch.column("item_ids"), batch.column("scores"))
-    chosen = _sample(table.row_count, sample, seed)
+            lists.add(batch.column("item_ids"), batch.column("scores"))
+    chosen = sample_rows(table.row_count, sample, seed)
     return TableFigures(
         rows=table.row_count,
         bad_keys=bad_keys,
         repeated_keys=_repeated_keys(table),
         vectors={name: sums.figures(*spread(table.vectors(name, chosen))) for name, sums in vectors.items()},
-        lists=lists,
+        lists=lists.figures() if lists is not None else None,
     )
+
+
+def is_ranked(table: Table) -> bool:
+    """Whether a table's rows are ranked lists with scores."""
+    return {"item_ids", "scores"} <= set(table.schema.names)
+
+
+def score_bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The bin of each score within [0, 1]: equally wide in its logit, so that very sure scores are told apart too."""
+    inside = np.clip(scores.astype(np.float64), 2.0**-24, 1 - 2.0**-24)
+    share = (np.log(inside / (1 - inside)) / _LARGEST_LOGIT + 1) / 2
+    bins: NDArray[np.int64] = np.minimum((share * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
+    return bins
 
 
 def spread(vectors: NDArray[np.float32]) -> tuple[float, float]:
@@ -86,36 +112,93 @@ def spread(vectors: NDArray[np.float32]) -> tuple[float, float]:
 
 
 class _VectorSums:
-    """Running counts over batches of vectors."""
+    """Running counts, and mean and deviation of each dimension, over batches of vectors [rows, d]."""
 
-    def __init__(self) -> None:
-        self.not_finite = self.zero = 0
-        self.norm_error = -math.inf
+    def __init__(self, dimension: int) -> None:
+        self.not_finite = self.zero = self.constant = self.rows = 0
+        self.norm_error, self.norms = -math.inf, 0.0
+        self.mean, self.squares = np.zeros(dimension), np.zeros(dimension)
 
     def add(self, vectors: NDArray[np.float32]) -> None:
         finite = np.isfinite(vectors).all(axis=1)
-        norms = np.linalg.norm(vectors[finite].astype(np.float64), axis=1)
+        rows = vectors[finite].astype(np.float64)
+        norms = np.linalg.norm(rows, axis=1)
         self.not_finite += int((~finite).sum())
         self.zero += int((norms == 0).sum())
+        if rows.shape[1] > 1:  # with one dimension every vector is constant
+            self.constant += int(((rows == rows[:, :1]).all(axis=1) & (norms > 0)).sum())
         self.norm_error = max(self.norm_error, float(np.abs(norms - 1.0).max(initial=-math.inf)))
+        self.norms += float(norms.sum())
+        self._merge(rows)
+
+    def _merge(self, rows: NDArray[np.float64]) -> None:
+        """Chan, Golub and LeVeque (1979), eq. 2.1: two batches' means and sums of squared deviations as one."""
+        if not len(rows):
+            return
+        total, mean = self.rows + len(rows), rows.mean(axis=0)
+        difference = mean - self.mean
+        self.squares += ((rows - mean) ** 2).sum(axis=0) + difference**2 * self.rows * len(rows) / total
+        self.mean += difference * len(rows) / total
+        self.rows = total
 
     def figures(self, mean_cosine: float, smallest_std: float) -> VectorFigures:
-        return VectorFigures(self.not_finite, self.zero, self.norm_error, mean_cosine, smallest_std)
+        known = self.rows or math.nan
+        return VectorFigures(
+            self.not_finite,
+            self.zero,
+            self.constant,
+            self.norm_error,
+            self.norms / known,
+            self.mean,
+            np.sqrt(self.squares / known),
+            mean_cosine,
+            smallest_std,
+        )
 
 
-def _added(figures: ListFigures, items: pa.Array, scores: pa.Array) -> ListFigures:
-    lengths = pc.list_value_length(scores).to_numpy()
-    even = (pc.list_value_length(items).to_numpy() == lengths) & (lengths > 0)
-    values = pc.list_flatten(scores).to_numpy(zero_copy_only=False)
-    owners = pc.list_parent_indices(scores).to_numpy()
-    rising = np.flatnonzero((np.diff(values) > 0) & (np.diff(owners) == 0))
-    outside = np.flatnonzero((values < 0) | (values > 1))
-    return ListFigures(
-        not_finite=figures.not_finite + _distinct(owners[~np.isfinite(values)]),
-        uneven=figures.uneven + int((~even).sum()),
-        out_of_order=figures.out_of_order + _distinct(owners[np.append(rising, outside)]),
-        repeated=figures.repeated + _repeated_items(items),
-    )
+class _ListSums:
+    """Running counts over batches of lists."""
+
+    def __init__(self, catalogue: ReleasedTable) -> None:
+        self.catalogue = catalogue
+        self.not_finite = self.uneven = self.out_of_order = self.repeated = self.unknown = self.places = 0
+        self.exposure = np.zeros(catalogue.row_count, np.int64)
+        self.scores = np.zeros(SCORE_BINS, np.int64)
+
+    def add(self, items: pa.Array, scores: pa.Array) -> None:
+        lengths = pc.list_value_length(scores).to_numpy()
+        even = (pc.list_value_length(items).to_numpy() == lengths) & (lengths > 0)
+        values = pc.list_flatten(scores).to_numpy(zero_copy_only=False)
+        owners = pc.list_parent_indices(scores).to_numpy()
+        finite = np.isfinite(values)
+        rising = np.flatnonzero((np.diff(values) > 0) & (np.diff(owners) == 0))
+        outside = np.flatnonzero((values < 0) | (values > 1))
+        self.not_finite += _distinct(owners[~finite])
+        self.uneven += int((~even).sum())
+        self.out_of_order += _distinct(owners[np.append(rising, outside)])
+        self.repeated += _repeated_items(items)
+        self.scores += np.bincount(score_bins(values[finite]), minlength=SCORE_BINS)
+        self._expose(pc.value_counts(pc.list_flatten(items)))
+
+    def _expose(self, named: pa.StructArray) -> None:
+        counts = named.field("counts").to_numpy()
+        rows = self.catalogue.locate([named.field("values")])
+        known = rows >= 0
+        self.exposure[rows[known]] += counts[known]
+        self.unknown += int(counts[~known].sum())
+        self.places += int(counts.sum())
+
+    def figures(self) -> ListFigures:
+        return ListFigures(
+            self.not_finite,
+            self.uneven,
+            self.out_of_order,
+            self.repeated,
+            self.unknown,
+            self.places,
+            self.exposure,
+            self.scores,
+        )
 
 
 def _repeated_items(items: pa.Array) -> int:
@@ -147,7 +230,8 @@ def _matrix(column: pa.Array) -> NDArray[np.float32]:
     return flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 0)
 
 
-def _sample(rows: int, sample: int, seed: int) -> NDArray[np.int64]:
+def sample_rows(rows: int, sample: int, seed: int) -> NDArray[np.int64]:
+    """`sample` of the row numbers below `rows`, drawn without replacement and ascending; all if there are fewer."""
     chosen = np.random.default_rng(seed).choice(rows, min(rows, sample), replace=False) if rows else np.empty(0)
     return np.sort(chosen.astype(np.int64))
 

@@ -17,10 +17,10 @@ import click
 from export import night as nights
 from export import stages
 from export.benchmark import benchmark
+from export.champions import MODELS
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
-from export.promotion import MODELS
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
 from features.windows import parse_date
@@ -161,7 +161,7 @@ def train(file: Path | None, as_json: bool, date: dt.date, model: str | None, ba
     configuration = with_backbone(load(file), backbone)
     nights.prepare(configuration, date, announce=_announce)
     chosen = [model] if model else list(MODELS)
-    promotions = nights.run_training(configuration, date, chosen, announce=_announce)
+    promotions = nights.run_training(configuration, date, chosen, clock=_now, announce=_announce)
     lines = [f"{p['version']} promoted: " + "; ".join(gate["sentence"] for gate in p["gates"]) for p in promotions]
     _say({"promotions": promotions}, as_json, lines)
 
@@ -199,7 +199,7 @@ def pictures(items: Path, files: Path, backbone: str, revision: str, out: Path, 
 @click.argument("version")
 def promote(file: Path | None, as_json: bool, version: str) -> None:
     """Make an artifact the champion of its model, if its gates allow."""
-    figures = stages.promote(load(file), version)
+    figures = stages.promote(load(file), version, promoted_at=_now())
     _say(figures, as_json, [f"{gate['gate']}: {gate['decision']}, {gate['sentence']}" for gate in figures["gates"]])
 
 
@@ -269,11 +269,11 @@ def releases(file: Path | None, as_json: bool) -> None:
 @click.option("--date", type=_Date(), default=None, help="Exit with 4 unless a night of this date or later is served.")
 def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
     """Show what is served and since when, what a rollback would serve, and which model is champion."""
-    from export import promotion, release
+    from export import champions as standing
+    from export import release
 
     configuration = load(file)
-    missing = promotion.missing_champions(configuration)
-    champions = {m: None if m in missing else promotion.champion(configuration, m).version for m in MODELS}
+    champions = {model: standing.champion_version(configuration, model) for model in MODELS}
     told = release.status(configuration) | {"champions": champions}
     live = told["live"]
     lines = [

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from export import artifacts
 from export.artifacts import Artifact
+from export.champions import champion
 from export.dicer_scoring import ITEM_BASES, USER_BASES, night_graphs
-from export.promotion import champion
 from export.staging import directory_of
 from features.configuration import Configuration
 from features.errors import ArtifactCorrupt, MissingInput

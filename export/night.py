@@ -24,11 +24,11 @@ def run_night(
 ) -> Figures:
     """Land, build, register, train what has no champion, score, stage, audit, publish; returns the publication.
 
-    `clock` is asked once, when the release goes live.
+    `clock` is asked when a model is promoted and when the release goes live.
     Raises GateFailed if a gate refuses: what is served stays as it was.
     """
     prepare(configuration, date, announce=announce)
-    run_training(configuration, date, stages.missing_champions(configuration), announce=announce)
+    run_training(configuration, date, stages.missing_champions(configuration), clock=clock, announce=announce)
     _run("score", partial(stages.score, configuration, date), announce)
     staged = _run("stage", partial(stages.stage, configuration, date), announce)
     release_id: str = staged.figures["release_id"]
@@ -45,7 +45,12 @@ def prepare(configuration: Configuration, date: dt.date, *, announce: Announce) 
 
 
 def run_training(
-    configuration: Configuration, date: dt.date, models: Sequence[str], *, announce: Announce
+    configuration: Configuration,
+    date: dt.date,
+    models: Sequence[str],
+    *,
+    clock: Callable[[], dt.datetime],
+    announce: Announce,
 ) -> list[Figures]:
     """Train, export and promote `models` on what was known at `date`; the verdicts of each promotion.
 
@@ -57,7 +62,7 @@ def run_training(
     for model in models:
         _run(f"train {model}", partial(stages.train, configuration, date, model), announce)
         exported = _run(f"export {model}", partial(stages.export, configuration, date, model), announce)
-        promotions.append(stages.promote(configuration, exported.figures["version"]))
+        promotions.append(stages.promote(configuration, exported.figures["version"], promoted_at=clock()))
     return promotions
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.artifacts import Artifact
-from export.expectations import expected_rows
+from export.champions import evidence
+from export.expectations import expectations
 from export.ledger import Figures
 from features.configuration import Configuration
 from features.files import replacing_directory, write_json
@@ -31,13 +32,14 @@ def score_night(
         figures = {
             **score_karma(champions["karma"], configuration, date, out),
             **score_dicer(champions["dicer"], configuration, date, out, top_k=config.top_k),
-            **expected_rows(configuration, date),
+            **expectations(configuration, date),
         }
         about = {
             "date": date.isoformat(),
             "models": {model: artifact.version for model, artifact in champions.items()},
             "space_id": champions["karma"].manifest["about"]["space_id"],
             "metrics": {model: artifact.manifest["about"]["metrics"] for model, artifact in champions.items()},
+            "evidence": {model: evidence(configuration, artifact) for model, artifact in champions.items()},
             # Not of the release: the same night again finds more in the cache.
             "figures": {name: figure for name, figure in figures.items() if name != "items_reused"},
         }

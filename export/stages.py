@@ -12,9 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from export import ledger, promotion
+from export import champions, ledger
 from export.ledger import Figures, StageResult
-from export.promotion import champion
 from features.configuration import Configuration
 from features.contracts import FEATURES
 from features.errors import GateFailed
@@ -71,7 +70,7 @@ def register(configuration: Configuration) -> StageResult:
 
 def missing_champions(configuration: Configuration) -> list[str]:
     """Models that have no promoted artifact yet."""
-    return promotion.missing_champions(configuration)
+    return champions.missing_champions(configuration)
 
 
 def training_sets(configuration: Configuration, date: dt.date) -> StageResult:
@@ -123,19 +122,21 @@ def export(configuration: Configuration, date: dt.date, model: str) -> StageResu
     )
 
 
-def promote(configuration: Configuration, version: str) -> Figures:
+def promote(configuration: Configuration, version: str, *, promoted_at: dt.datetime) -> Figures:
     """Make an artifact the champion of its model. Raises GateFailed."""
-    return promotion.promote(configuration, version)
+    from export import promotion
+
+    return promotion.promote(configuration, version, promoted_at=promoted_at)
 
 
 def score(configuration: Configuration, date: dt.date) -> StageResult:
     """Compute the night of `date` with the champions, on ONNX Runtime alone."""
     from export.scoring import ScoreConfig, score_night
 
-    champions = {model: champion(configuration, model) for model in promotion.MODELS}
+    chosen = {model: champions.champion(configuration, model) for model in champions.MODELS}
     config = configuration.section("score", ScoreConfig)
     inputs = {
-        "champions": {model: artifact.version for model, artifact in champions.items()},
+        "champions": {model: artifact.version for model, artifact in chosen.items()},
         "partitions": {view: sha256_of_file(partition_path(configuration, view, date)) for view in FEATURES},
         "score": asdict(config),
     }
@@ -144,7 +145,7 @@ def score(configuration: Configuration, date: dt.date) -> StageResult:
         "score",
         date,
         inputs,
-        lambda: score_night(configuration, date, champions, config),
+        lambda: score_night(configuration, date, chosen, config),
         stands=lambda figures: (configuration.scored / date.isoformat() / "scored.json").is_file(),
     )
 

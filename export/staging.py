@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,12 @@ SORT_MEMORY = "1GB"
 _FILE_ROW = "file_row_number"
 
 
-def stage(configuration: Configuration, date: dt.date, scored: Path, about: Mapping[str, Any]) -> str:
+def stage(
+    configuration: Configuration, date: dt.date, scored: Path, about: Mapping[str, Any], *, also: Sequence[Table] = ()
+) -> str:
     """Write `<scored>/<view>.parquet` of every published view as a staged release and return its id.
+
+    `also` holds further tables that are served with them, see `features.feast_views`.
 
     `about` is `scored.json`: `date`, `models`, `space_id`, `metrics`, `figures`. The same content gives the same id
     and changes nothing. Raises MissingInput without a scored file, ContractViolation if one cannot be laid out:
@@ -47,16 +51,18 @@ def stage(configuration: Configuration, date: dt.date, scored: Path, about: Mapp
     if about["date"] != date.isoformat():
         raise MissingInput(f"{scored} was scored for {about['date']}, asked for {date}; run `attractor score`")
     staging = configuration.releases / STAGING
+    tables = [*PUBLISHED.values(), *also]
     with exclusive(staging / f".lock-{date}"):
         draft = staging / f".tmp-{date}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
             views = {
-                view: write_table(scored / f"{view}.parquet", table, draft)
-                for view, table in tqdm(PUBLISHED.items(), desc="stage", disable=None, leave=False)
+                table.name: write_table(scored / f"{table.name}.parquet", table, draft)
+                for table in tqdm(tables, desc="stage", disable=None, leave=False)
             }
-            manifest = _manifest(draft, date, views, about)
+            contracts = {table.name: contract_of(table) for table in tables}
+            manifest = _manifest(draft, date, {"contracts": contracts, "views": views}, about)
             write_json(draft / MANIFEST, manifest)
             fsync_tree(draft)
             return _settle(configuration.releases, draft, manifest["release_id"])
@@ -109,11 +115,11 @@ def write_table(source: Path, table: Table, draft: Path) -> dict[str, int]:
     return {"rows": sum(map(len, hashes)), "dimension": dimension}
 
 
-def _manifest(draft: Path, date: dt.date, views: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(draft: Path, date: dt.date, laid_out: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     window = night_window(date)
     manifest: dict[str, Any] = {
         "date": date.isoformat(),
-        "contracts": {view: contract_of(table) for view, table in PUBLISHED.items()},
+        "contracts": laid_out["contracts"],
         "files": {
             str(path.relative_to(draft)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             for path in sorted(draft.rglob("*"))
@@ -122,9 +128,10 @@ def _manifest(draft: Path, date: dt.date, views: Mapping[str, Any], about: Mappi
         "models": dict(about["models"]),
         "space_id": about["space_id"],
         "window": {"start": window.start.isoformat(), "end": window.end.isoformat()},
-        "views": dict(views),
+        "views": laid_out["views"],
         "metrics": dict(about["metrics"]),
         "figures": dict(about["figures"]),
+        "evidence": dict(about.get("evidence", {})),  # without it the audit's gates of models refuse
         "version": version("attractor"),
     }
     return manifest | {"release_id": release_id_of(manifest)}

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from export import ledger
 from export.audit import audit
-from export.promotion import MODELS, GateConfig, champion, judge
+from export.champions import MODELS, champion
+from export.promotion import GateConfig, judge
 from export.release import status
 from export.staging import directory_of
 from features.configuration import Configuration

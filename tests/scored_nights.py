@@ -16,6 +16,7 @@ from features.configuration import Configuration
 from features.contracts import PUBLISHED
 
 DIMENSION = 8
+PARITY = {"encoder.onnx": {"worst": 1e-6, "tolerance": 1e-4, "holds": True}}
 MIDDAY = dt.time(12, tzinfo=dt.UTC)
 
 
@@ -30,13 +31,21 @@ def unit_vectors(count: int, *, seed: int) -> np.ndarray[Any, np.dtype[np.float3
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+def drifted(vectors: np.ndarray[Any, np.dtype[np.float32]], *, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Unit vectors near to `vectors`, as those of the next night are."""
+    rows = vectors + 0.02 * np.random.default_rng(seed).normal(size=vectors.shape)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
 def tables(*, users: int = 20, items: int = 12, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """The columns of every published view, in no order of keys."""
+    """The columns of every published view, in no order of keys; those of two seeds differ as two nights do."""
     user_ids = [f"user {number}" for number in range(users)]
     item_ids = [f"item {number}" for number in range(items)]
+    interests = list(drifted(unit_vectors(users, seed=0), seed=seed))
+    embeddings = list(drifted(unit_vectors(items, seed=1), seed=seed + 1))
     return {
-        "karma_user_interest": {"user_id": user_ids, "interest_embedding": list(unit_vectors(users, seed=seed))},
-        "karma_item_embedding": {"item_id": item_ids, "item_embedding": list(unit_vectors(items, seed=seed + 1))},
+        "karma_user_interest": {"user_id": user_ids, "interest_embedding": interests},
+        "karma_item_embedding": {"item_id": item_ids, "item_embedding": embeddings},
         "dicer_user_attraction": {
             "user_id": user_ids[::-1],
             "item_ids": [item_ids[: 2 + number % 2] for number in range(users)],
@@ -52,9 +61,12 @@ def about(date: dt.date, columns: Mapping[str, Mapping[str, Any]], *, space_id: 
         "models": {"karma": "karma-1", "dicer": "dicer-1"},
         "space_id": space_id,
         "metrics": {"karma": {"test": {"model": {"HR@10": 0.3}, "popularity": {"HR@10": 0.1}}}},
+        "evidence": {model: {"parity": dict(PARITY), "quality": None} for model in ("karma", "dicer")},
         "figures": {
             "users_expected": len(columns["karma_user_interest"]["user_id"]),
             "items_expected": len(columns["karma_item_embedding"]["item_id"]),
+            "users_known": len(columns["dicer_user_attraction"]["user_id"]),
+            "newest_event": dt.datetime.combine(date - dt.timedelta(days=1), MIDDAY).isoformat(),
             "attraction_users_expected": len(columns["dicer_user_attraction"]["user_id"]),
         },
     }

@@ -94,8 +94,13 @@ class Release:
 
     @cached_property
     def as_of(self) -> dt.datetime:
-        """The event timestamp of every row."""
+        """The event timestamp of every row that the night made."""
         return midnight(self.date)
+
+    def as_of_view(self, view: str) -> dt.datetime:
+        """The event timestamp of a view's rows: an earlier night's where they stand in for a part that was refused."""
+        standing = self.manifest.get("standing")
+        return midnight(parse_date(standing["date"])) if standing and view in standing["views"] else self.as_of
 
     @property
     def space_id(self) -> str:
@@ -133,7 +138,7 @@ class Release:
             "attraction_model_version": models["dicer"],
             "release_id": self.release_id,
             "attraction_release_id": self.release_id,
-            "release_date": self.manifest["date"],
+            "release_date": self.as_of_view("karma_user_interest").date().isoformat(),
             "published_at": self.published_at,
         }
 

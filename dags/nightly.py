@@ -104,8 +104,7 @@ with DAG(
 
     @task
     def audit(release_id: str) -> str:
-        stages().audit(load(), release_id)
-        return release_id
+        return stages().audit(load(), release_id)["release_id"]
 
     @task
     def publish(release_id: str, ti: Any = None) -> Any:

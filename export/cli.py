@@ -7,62 +7,36 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from export import night as nights
 from export import stages
 from export.benchmark import benchmark
+from export.champion_commands import demote, history, promote
 from export.champions import MODELS
+from export.command_options import (
+    FILE,
+    FOLDER,
+    NightDate,
+    backbone_option,
+    date_option,
+    force_option,
+    model_option,
+    now,
+    say,
+    shared_options,
+)
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
-from features.windows import parse_date
 
 DEMO_FILE_NAME = "attractor.demo.toml"
 DEMO_DATE = dt.date(2026, 3, 2)  # the day after the last event of the default market
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class _Date(click.ParamType[dt.date]):
-    name = "YYYY-MM-DD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.date:
-        if isinstance(value, dt.date):
-            return value
-        try:
-            return parse_date(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-_date = click.option("--date", required=True, type=_Date(), help="The night: everything strictly before it is known.")
-_model = click.option("--model", type=click.Choice(MODELS), default=None, help="One model; both if left out.")
-_backbone = click.option(
-    "--backbone", default=None, help="KARMA's language model: a directory or a hub id; else that of [karma]."
-)
-_force = click.option("--force-reason", default=None, help="Publish although a gate refused; recorded in the release.")
-
-
-def _common(command: Command) -> Command:
-    """`--config` and `--json`, which every command takes."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
-    return click.option(
-        "--config",
-        "file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        help=f"Configuration file; else $ATTRACTOR_CONFIG, else {FILE_NAME} here, above or in the clone.",
-    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +46,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_common
+@shared_options
 @click.option("--source", type=click.Choice(["synthetic", "lastfm", "ciao", "parquet"]), required=True)
 @click.option("--path", default="", help="Directory of the data, for lastfm, ciao and parquet.")
 @click.option("--users", type=click.IntRange(100, 1_000_000), default=None, help="Size of a synthetic market.")
@@ -94,7 +68,7 @@ def init(
     section |= {k: v for k, v in {"users": users, "seed": seed}.items() if v is not None}  # type: ignore[misc]
     kept = initialise(target, configuration_text(section, state=state))
     configuration = load(target)
-    _say(
+    say(
         {"config": str(configuration.file), "state": str(configuration.state), "kept": str(kept) if kept else None},
         as_json,
         [f"wrote {configuration.file}", f"state in {configuration.state}"]
@@ -104,81 +78,81 @@ def init(
 
 
 @cli.command()
-@_common
-@_date
-@_force
+@shared_options
+@date_option
+@force_option
 def night(file: Path | None, as_json: bool, date: dt.date, force_reason: str | None) -> None:
     """Run the whole night: land, build, train what has no champion, score, audit, publish."""
     from export.summary import summarise, summary_text
 
     configuration = load(file)
-    nights.run_night(configuration, date, clock=_now, announce=_announce, force_reason=force_reason)
+    nights.run_night(configuration, date, clock=now, announce=_announce, force_reason=force_reason)
     summary = summarise(configuration, date)
-    _say(summary, as_json, [summary_text(summary)])
+    say(summary, as_json, [summary_text(summary)])
 
 
 @cli.command()
-@_common
-@_date
+@shared_options
+@date_option
 def report(file: Path | None, as_json: bool, date: dt.date) -> None:
     """Show what the night of a date came to: rows, metrics, gates, release, recommendations."""
     from export.summary import summarise, summary_text
 
     summary = summarise(load(file), date)
-    _say(summary, as_json, [summary_text(summary)])
+    say(summary, as_json, [summary_text(summary)])
 
 
 @cli.command()
-@_common
-@_date
+@shared_options
+@date_option
 def land(file: Path | None, as_json: bool, date: dt.date) -> None:
     """Land the raw tables that the night of a date may know."""
     _say_result(stages.land(load(file), date), as_json)
 
 
 @cli.command()
-@_common
-@_date
+@shared_options
+@date_option
 def build(file: Path | None, as_json: bool, date: dt.date) -> None:
     """Build the feature partitions of a date."""
     _say_result(stages.build(load(file), date), as_json)
 
 
 @cli.command()
-@_common
+@shared_options
 def register(file: Path | None, as_json: bool) -> None:
     """Register entities, views and services in Feast, like `feast -c features apply`."""
     _say_result(stages.register(load(file)), as_json)
 
 
 @cli.command()
-@_common
-@_date
-@_model
-@_backbone
+@shared_options
+@date_option
+@model_option
+@backbone_option
 def train(file: Path | None, as_json: bool, date: dt.date, model: str | None, backbone: str | None) -> None:
     """Train on what was known at a date, export to ONNX, and promote through the gates."""
     configuration = with_backbone(load(file), backbone)
     nights.prepare(configuration, date, announce=_announce)
     chosen = [model] if model else list(MODELS)
-    promotions = nights.run_training(configuration, date, chosen, clock=_now, announce=_announce)
+    promotions = nights.run_training(configuration, date, chosen, clock=now, announce=_announce)
     lines = [f"{p['version']} promoted: " + "; ".join(gate["sentence"] for gate in p["gates"]) for p in promotions]
-    _say({"promotions": promotions}, as_json, lines)
+    say({"promotions": promotions}, as_json, lines)
 
 
 @cli.command()
-@_common
-@_date
+@shared_options
+@date_option
 @click.option("--model", type=click.Choice(MODELS), required=True)
-@_backbone
+@backbone_option
 def export(file: Path | None, as_json: bool, date: dt.date, model: str, backbone: str | None) -> None:
     """Export a trained model to ONNX, with its parity, without promoting it."""
     _say_result(stages.export(with_backbone(load(file), backbone), date, model), as_json)
 
 
 @cli.command()
-@click.option("--items", type=_FILE, required=True, help="The item table, Parquet, with a column item_id.")
-@click.option("--files", type=_FOLDER, required=True, help="Pictures, each named <item id>.png, .jpg, .webp, ...")
+@click.option("--items", type=FILE, required=True, help="The item table, Parquet, with a column item_id.")
+@click.option("--files", type=FOLDER, required=True, help="Pictures, each named <item id>.png, .jpg, .webp, ...")
 @click.option("--backbone", required=True, help="A vision-language model (Qwen3-VL): a directory or a hub id.")
 @click.option("--revision", default="main", help="Of a hub id: a branch, a tag or a commit.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The item table with picture vectors.")
@@ -191,66 +165,58 @@ def pictures(items: Path, files: Path, backbone: str, revision: str, out: Path, 
     from models.karma.pictures import write_pictures
 
     counts = write_pictures(items, files, out, backbone=backbone, revision=revision, cache=cache)
-    _say(counts, as_json, [f"wrote {out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())])
+    say(counts, as_json, [f"wrote {out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())])
 
 
 @cli.command()
-@_common
-@click.argument("version")
-def promote(file: Path | None, as_json: bool, version: str) -> None:
-    """Make an artifact the champion of its model, if its gates allow."""
-    figures = stages.promote(load(file), version, promoted_at=_now())
-    _say(figures, as_json, [f"{gate['gate']}: {gate['decision']}, {gate['sentence']}" for gate in figures["gates"]])
-
-
-@cli.command()
-@_common
-@_date
+@shared_options
+@date_option
 def score(file: Path | None, as_json: bool, date: dt.date) -> None:
     """Compute the embeddings and attraction lists of a night."""
     _say_result(stages.score(load(file), date), as_json)
 
 
 @cli.command()
-@_common
-@_date
+@shared_options
+@date_option
 def stage(file: Path | None, as_json: bool, date: dt.date) -> None:
     """Lay a scored night out as a release, not yet served."""
     _say_result(stages.stage(load(file), date), as_json)
 
 
 @cli.command()
-@_common
+@shared_options
 @click.argument("release_id")
 def audit(file: Path | None, as_json: bool, release_id: str) -> None:
-    """Judge a staged release; exit code 3 if a gate refuses."""
+    """Judge a staged release; exit code 3 if a gate refuses and no release of the sound part can be composed."""
     figures = stages.audit(load(file), release_id)
-    _say(figures, as_json, [f"{gate['gate']}: {gate['sentence']}" for gate in figures["gates"]])
+    lines = [f"{gate['decision']:<9} {gate['sentence']}" for gate in figures["gates"]]
+    say(figures, as_json, [*lines, f"may be published: {figures['release_id']}"])
 
 
 @cli.command()
-@_common
+@shared_options
 @click.argument("release_id")
-@_force
+@force_option
 def publish(file: Path | None, as_json: bool, release_id: str, force_reason: str | None) -> None:
     """Put an audited release live; an older night than the one served is kept but not served."""
-    figures = stages.publish(load(file), release_id, published_at=_now(), force_reason=force_reason)
-    _say(figures, as_json, [f"{key}: {value}" for key, value in figures.items()])
+    figures = stages.publish(load(file), release_id, published_at=now(), force_reason=force_reason)
+    say(figures, as_json, [f"{key}: {value}" for key, value in figures.items()])
 
 
 @cli.command()
-@_common
+@shared_options
 @click.option("--to", default=None, help="A release of `attractor releases`; by default the one before the live one.")
 def rollback(file: Path | None, as_json: bool, to: str | None) -> None:
     """Serve an earlier release again; one pointer swap, nothing is recomputed."""
     from export import release
 
-    publication = asdict(release.rollback(load(file), published_at=_now(), to=to))
-    _say(publication, as_json, [publication["sentence"]])
+    publication = asdict(release.rollback(load(file), published_at=now(), to=to))
+    say(publication, as_json, [publication["sentence"]])
 
 
 @cli.command()
-@_common
+@shared_options
 def releases(file: Path | None, as_json: bool) -> None:
     """List every release on disk, newest night first."""
     from export import release
@@ -261,12 +227,14 @@ def releases(file: Path | None, as_json: bool) -> None:
         + ", ".join(f"{count:,} {view}" for view, count in entry["rows"].items())
         for entry in listed
     ]
-    _say(listed, as_json, lines or ["no release yet; run `attractor night --date YYYY-MM-DD`"])
+    say(listed, as_json, lines or ["no release yet; run `attractor night --date YYYY-MM-DD`"])
 
 
 @cli.command()
-@_common
-@click.option("--date", type=_Date(), default=None, help="Exit with 4 unless a night of this date or later is served.")
+@shared_options
+@click.option(
+    "--date", type=NightDate(), default=None, help="Exit with 4 unless a night of this date or later is served."
+)
 def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
     """Show what is served and since when, what a rollback would serve, and which model is champion."""
     from export import champions as standing
@@ -282,20 +250,22 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
         *(f"champion  {model}: {version or 'none'}" for model, version in champions.items()),
         *(f"waiting   {release_id}" for release_id in told["waiting"]),
     ]
-    _say(told, as_json, lines)
+    say(told, as_json, lines)
     if date is not None and (live is None or live["date"] < date.isoformat()):
         click.echo(f"stale: expected a night of {date} or later", err=True)
         sys.exit(4)
 
 
 @cli.command()
-@_common
+@shared_options
 @click.option("--user", required=True, help="A user id.")
 @click.option("--item", required=True, help="An item id.")
 @click.option(
     "--release", "release_id", default=None, help="A release of `attractor releases`; by default the live one."
 )
-@click.option("--date", type=_Date(), default=None, help="A night that is not published: the champion on its features.")
+@click.option(
+    "--date", type=NightDate(), default=None, help="A night that is not published: the champion on its features."
+)
 def explain(
     file: Path | None, as_json: bool, user: str, item: str, release_id: str | None, date: dt.date | None
 ) -> None:
@@ -306,7 +276,7 @@ def explain(
     if release_id and date:
         raise click.UsageError("--release and --date name two nights: give one of them")
     explained = explain_score(load(file), user, item, release_id=release_id, date=date)
-    _say(asdict(explained) | {"remarks": remarks(explained)}, as_json, [explanation_text(explained)])
+    say(asdict(explained) | {"remarks": remarks(explained)}, as_json, [explanation_text(explained)])
 
 
 @cli.command()
@@ -322,12 +292,13 @@ def demo(as_json: bool) -> None:
         click.echo(f"{FILE_NAME} here is yours and stays; the demo uses {file}", err=True)
     initialise(file, text)
     configuration = load(file)
-    nights.run_night(configuration, DEMO_DATE, clock=_now, announce=_announce)
+    nights.run_night(configuration, DEMO_DATE, clock=now, announce=_announce)
     summary = summarise(configuration, DEMO_DATE)
-    _say(summary, as_json, ["", summary_text(summary)])
+    say(summary, as_json, ["", summary_text(summary)])
 
 
-cli.add_command(benchmark)
+for command in (benchmark, promote, demote, history):
+    cli.add_command(command)
 
 
 def _announce(name: str, result: StageResult | None) -> None:
@@ -339,19 +310,10 @@ def _announce(name: str, result: StageResult | None) -> None:
         click.echo(f"{name}: {result.seconds:.1f} s", err=True)
 
 
-def _say(value: Any, as_json: bool, lines: list[str]) -> None:
-    click.echo(json.dumps(value, indent=2, default=str) if as_json else "\n".join(lines))
-
-
 def _say_result(result: StageResult, as_json: bool) -> None:
     note = "re-used" if result.reused else f"{result.seconds:.1f} s"
     figures = json.dumps(result.figures, indent=2, default=str)
-    _say(result.figures, as_json, [f"{result.stage} {result.key} ({note})", figures])
-
-
-def _now() -> dt.datetime:
-    """The only clock of the product: the moment a release goes live is read here, at its edge."""
-    return dt.datetime.now(dt.UTC)
+    say(result.figures, as_json, [f"{result.stage} {result.key} ({note})", figures])
 
 
 def main() -> None:

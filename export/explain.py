@@ -126,9 +126,9 @@ def _night(
         return None, champion(configuration, "dicer"), date
     store = configuration.releases
     release = open_release(directory_of(store, release_id)) if release_id else open_releases(store).current()
-    version = release.manifest["models"]["dicer"]
+    version, night = release.manifest["models"]["dicer"], release.as_of_view("dicer_user_attraction").date()
     try:
-        return release, artifacts.load(configuration.artifacts, version), release.date
+        return release, artifacts.load(configuration.artifacts, version), night
     except MissingInput as error:
         raise MissingInput(f"release {release.release_id} was scored by {version}, which is gone: {error}") from error
 

@@ -56,6 +56,7 @@ class AuditConfig:
     max_parity_ratio: float = 1.0  # worst difference of ONNX Runtime from torch, as a share of its tolerance
     min_quality_change: float = 0.0  # upper end of the interval of the change against the champion before it
     last_releases: int = 7  # how many the floors look back on
+    compose: bool = True  # a refused part gives way to the live release's, if that release passes
     sample: int = 1000  # vectors or lists that are compared one by one
     seed: int = 0  # of that sample
 

@@ -45,6 +45,8 @@ def complete(configuration: Configuration, pointer: Pointer) -> None:
         if missing:
             release = store.open(entry["release_id"])
             for view in missing:
+                if release.as_of_view(view) != release.as_of:
+                    continue  # a standing part: its rows are in the history of the night that made them
                 at = dt.datetime.fromisoformat(entry["at"])
                 _write(partition(configuration, view, release.date), release, view, published_at=at)
 

@@ -15,6 +15,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "features": {"tags_from_queries": True},
         "training": {"validation_days": 61, "test_days": 61},  # Last.fm dates its events by the month
         "karma": {"steps": 400},  # twenty times the items of the embedded market for as many users
+        "audit": {"max_input_age_days": 32},  # by the month
     },
     "ciao": {
         "training": {"validation_days": 91, "test_days": 91},  # about 6,000 ratings by 450 users each
@@ -28,6 +29,7 @@ _NOTES = {
     "source": "what to read; `attractor init --help` lists the kinds",
     "features": "how features are built: features/transforms.py, FeatureConfig",
     "training": "held-out days before the date: features/training_sets.py, SplitConfig",
+    "audit": "thresholds of the gates: export/gates.py, AuditConfig; docs/audit.md says why",
     "karma": "the language model: models/karma/config.py, KarmaConfig",
 }
 

@@ -25,7 +25,8 @@ def run_night(
     """Land, build, register, train what has no champion, score, stage, audit, publish; returns the publication.
 
     `clock` is asked when a model is promoted and when the release goes live.
-    Raises GateFailed if a gate refuses: what is served stays as it was.
+    Where only one model's part is refused, the other goes live beside what stood. Raises GateFailed if a gate refuses
+    more than that: what is served stays as it was.
     """
     prepare(configuration, date, announce=announce)
     run_training(configuration, date, stages.missing_champions(configuration), clock=clock, announce=announce)
@@ -33,7 +34,7 @@ def run_night(
     staged = _run("stage", partial(stages.stage, configuration, date), announce)
     release_id: str = staged.figures["release_id"]
     if force_reason is None:
-        stages.audit(configuration, release_id)
+        release_id = stages.audit(configuration, release_id)["release_id"]
     return stages.publish(configuration, release_id, published_at=clock(), force_reason=force_reason)
 
 

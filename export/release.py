@@ -80,7 +80,10 @@ def publish(
 
     A release older than the live one is kept but not served, as is one that was rolled back, unless forced.
     Publishing what is live changes nothing. Raises GateFailed; what is served then stays and the release stays staged.
+    Raises ValueError for a reason that says nothing.
     """
+    if force_reason is not None and not force_reason.strip():
+        raise ValueError("expected a reason to publish what a gate refused, got an empty one")
     store = configuration.releases
     with exclusive(store / LOCK):
         _sweep(store)
@@ -168,8 +171,8 @@ def _admit(
     step("audited")
     if report.refused and not force_reason:
         raise GateFailed(f"release {release_id}", report.refused)
-    page = render(read_object(directory / MANIFEST), report, force_reason=force_reason)
-    write_text(directory / REPORT, page)
+    manifest = _recorded(directory, report, force_reason)
+    write_text(directory / REPORT, render(manifest, report, force_reason=force_reason))
     step("reported")
     released = store / RELEASES / release_id
     if directory != released:
@@ -180,6 +183,17 @@ def _admit(
         step("moved")
     write_json(released / READY, _ready(released, report, published_at, force_reason))
     step("ready")
+
+
+def _recorded(directory: Path, report: AuditReport, force_reason: str | None) -> dict[str, Any]:
+    """The manifest with why a refused release is served all the same; its address does not depend on that."""
+    manifest = read_object(directory / MANIFEST)
+    forced = {"reason": force_reason, "refused": report.refused} if report.refused else None
+    if manifest.get("forced") != forced:
+        manifest = {name: told for name, told in manifest.items() if name != "forced"}
+        manifest |= {"forced": forced} if forced else {}
+        write_json(directory / MANIFEST, manifest)
+    return manifest
 
 
 def _ready(released: Path, report: AuditReport, admitted_at: dt.datetime, force_reason: str | None) -> dict[str, Any]:
@@ -268,6 +282,7 @@ def _listed(directory: Path, pointer: Pointer | None) -> dict[str, Any]:
         "rows": {view: manifest["views"][view]["rows"] for view in PUBLISHED},
         "audit": decision,
         "force_reason": ready["force_reason"] if ready else None,
+        "standing": manifest.get("standing"),
         "served": [dict(entry) for entry in pointer.history if entry["release_id"] == name] if pointer else [],
     }
 

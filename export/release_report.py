@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from export.audit import AuditReport
+from export.gates import PASSED
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330 }
@@ -23,6 +24,7 @@ def render(manifest: Mapping[str, Any], report: AuditReport, *, force_reason: st
         f"<h1>Release {_text(manifest['release_id'])}</h1>",
         f"<p>The night of {_text(manifest['date'])}: everything known before {_text(manifest['window']['end'])}. "
         f"Audit: {_text(verdict)}.</p>",
+        *_composition(manifest),
         "<h2>Tables</h2>",
         _table(("table", "rows", "dimension"), [(v, f["rows"], f["dimension"] or "") for v, f in _views(manifest)]),
         "<h2>Gates</h2>",
@@ -45,10 +47,21 @@ def _views(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]
     return sorted(manifest["views"].items())
 
 
+def _composition(manifest: Mapping[str, Any]) -> Iterable[str]:
+    """What stands in for what was refused, where a release was composed."""
+    if "standing" in manifest:
+        standing, refused = manifest["standing"], manifest["refused"]
+        yield (
+            f"<p>The part of {_text(standing['part'])} is the night of {_text(standing['date'])}, from release "
+            f"{_text(standing['release_id'])}, because that of {_text(refused['release_id'])} was refused:</p>"
+        )
+        yield "<ul>" + "".join(f"<li>{_text(why)}</li>" for why in refused["why"]) + "</ul>"
+
+
 def _gates(report: AuditReport) -> str:
     rows = "".join(
-        f'<tr class="{_text(gate.decision)}"><td>{_text(gate.gate)}</td><td>{_text(gate.decision)}</td>'
-        f"<td>{_text(gate.sentence)}</td></tr>"
+        f'<tr class="{"passed" if gate.decision == PASSED else "refused"}"><td>{_text(gate.gate)}</td>'
+        f"<td>{_text(gate.decision)}</td><td>{_text(gate.sentence)}</td></tr>"
         for gate in report.gates
     )
     return f"<table><tr><th>gate</th><th>decision</th><th>why</th></tr>{rows}</table>"

@@ -7,6 +7,7 @@ Heavy libraries are imported by the stage that needs them, so that scoring never
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from features.contracts import FEATURES
 from features.errors import GateFailed
 from features.files import read_json, sha256_of_file, sha256_of_json
 from features.partitions import partition_path
+
+log = logging.getLogger(__name__)
 
 
 def land(configuration: Configuration, date: dt.date) -> StageResult:
@@ -168,13 +171,27 @@ def stage(configuration: Configuration, date: dt.date) -> StageResult:
 
 
 def audit(configuration: Configuration, release_id: str) -> Figures:
-    """Judge a staged release. Raises GateFailed if a gate refuses; what is served stays."""
+    """Judge a staged release; `figures["release_id"]` is what may be published.
+
+    That is another one where only one model's part was refused: composed of the sound part and the standing other one.
+    Raises GateFailed if a gate refuses and nothing can be composed that passes; what is served stays.
+    """
     from export.audit import audit as judge
+    from export.composition import compose
 
     report = judge(configuration, release_id)
-    if report.refused:
-        raise GateFailed(f"release {release_id}", report.refused)
-    return report.record()
+    for gate in report.gates:
+        log.info("%-9s %s", gate.decision, gate.sentence)
+    if not report.refused:
+        return report.record()
+    log.warning("release %s refused: %s", release_id, "; ".join(report.refused))
+    composed = compose(configuration, report)
+    if composed is not None:
+        second = judge(configuration, composed)
+        if not second.refused:
+            log.warning("release %s composed of the part of %s that passed", composed, release_id)
+            return second.record() | {"composed_from": release_id, "refused": report.refused}
+    raise GateFailed(f"release {release_id}", report.refused)
 
 
 def publish(

@@ -65,7 +65,7 @@ def stage(
             manifest = _manifest(draft, date, {"contracts": contracts, "views": views}, about)
             write_json(draft / MANIFEST, manifest)
             fsync_tree(draft)
-            return _settle(configuration.releases, draft, manifest["release_id"])
+            return settle(configuration.releases, draft, manifest["release_id"])
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -115,6 +115,17 @@ def write_table(source: Path, table: Table, draft: Path) -> dict[str, int]:
     return {"rows": sum(map(len, hashes)), "dimension": dimension}
 
 
+def settle(store: Path, draft: Path, release_id: str) -> str:
+    """Put the draft in its place; a staged twin gives way because its figures may be older, a released one stays."""
+    with exclusive(store / LOCK):
+        if not (store / RELEASES / release_id).exists():
+            target = store / STAGING / release_id
+            shutil.rmtree(target, ignore_errors=True)
+            draft.rename(target)
+            fsync(target.parent)
+    return release_id
+
+
 def _manifest(draft: Path, date: dt.date, laid_out: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     window = night_window(date)
     manifest: dict[str, Any] = {
@@ -135,17 +146,6 @@ def _manifest(draft: Path, date: dt.date, laid_out: Mapping[str, Any], about: Ma
         "version": version("attractor"),
     }
     return manifest | {"release_id": release_id_of(manifest)}
-
-
-def _settle(store: Path, draft: Path, release_id: str) -> str:
-    """Put the draft in its place; a staged twin gives way because its figures may be older, a released one stays."""
-    with exclusive(store / LOCK):
-        if not (store / RELEASES / release_id).exists():
-            target = store / STAGING / release_id
-            shutil.rmtree(target, ignore_errors=True)
-            draft.rename(target)
-            fsync(target.parent)
-    return release_id
 
 
 def _dimension(source: Path, table: Table) -> int:

@@ -59,6 +59,7 @@ def summarise(configuration: Configuration, date: dt.date) -> dict[str, Any]:
             "rows": {view: table.row_count for view, table in release.tables.items()},
             "audit": [asdict(gate) for gate in report.gates],
             "live": live["release_id"] if live else None,
+            "standing": live["standing"] if live else None,
         },
         "stages": [
             {"stage": name, "seconds": round(runs[name].seconds, 1), "peak_memory_mb": runs[name].peak_memory_mb}
@@ -169,6 +170,8 @@ def _gates(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"  release    {release['release_id']}" + (
         ", live" if release["live"] == release["release_id"] else f", not live; served is {release['live']}"
     )
+    if standing := release["standing"]:
+        yield f"  composed   what is served has the {standing['part']} part of the night of {standing['date']}"
 
 
 def _recommended(users: Sequence[Mapping[str, Any]]) -> Iterator[str]:

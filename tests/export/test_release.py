@@ -17,7 +17,18 @@ from features.configuration import Configuration
 from features.contracts import PUBLISHED
 from features.errors import GateFailed, MissingInput
 from features.files import read_json
-from features.releases import AUDIT, POINTER, READY, RELEASES, REPORT, STAGING, open_releases, read_pointer, verify
+from features.releases import (
+    AUDIT,
+    MANIFEST,
+    POINTER,
+    READY,
+    RELEASES,
+    REPORT,
+    STAGING,
+    open_releases,
+    read_pointer,
+    verify,
+)
 from tests.scored_nights import configuration_at, publish_night, stage_night, tables, write_scored
 
 NIGHT = dt.date(2026, 3, 10)
@@ -85,9 +96,22 @@ def test_a_reason_puts_a_refused_night_live_and_is_recorded(configuration: Confi
     ready = read_json(configuration.releases / RELEASES / refused / READY)
     assert ready["force_reason"] == "catalogue is being moved"
     assert ready["refused_gates"]
+    forced = read_json(configuration.releases / RELEASES / refused / MANIFEST)["forced"]
+    assert forced == {"reason": "catalogue is being moved", "refused": ready["refused_gates"]}
+    verify(open_releases(configuration.releases).current())
     pointer = read_pointer(configuration.releases)
     assert pointer is not None
     assert pointer.history[-1]["reason"] == "catalogue is being moved"
+
+
+def test_a_reason_must_say_something_and_is_kept_only_where_it_was_needed(configuration: Configuration) -> None:
+    refused = empty_items(configuration, NIGHT)
+    with pytest.raises(ValueError, match="reason"):
+        release.publish(configuration, refused, published_at=NOON, force_reason="  ")
+    assert states(configuration) == {refused: "staged"}
+    good = stage_night(configuration, NIGHT)
+    release.publish(configuration, good, published_at=NOON, force_reason="to be on the safe side")
+    assert "forced" not in read_json(configuration.releases / RELEASES / good / MANIFEST)
 
 
 def test_an_earlier_night_never_moves_what_is_served_backwards(configuration: Configuration) -> None:

@@ -1,0 +1,79 @@
+"""What the commands of `attractor` share: options, one way to answer, and the only clock."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from export.champions import MODELS
+from features.configuration import FILE_NAME
+from features.windows import parse_date
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class NightDate(click.ParamType[dt.date]):
+    """A date as YYYY-MM-DD."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.date:
+        if isinstance(value, dt.date):
+            return value
+        try:
+            return parse_date(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def reason_given(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A reason must say something: whoever looks back has nothing else."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("expected a reason, got an empty one", context, option)
+    return value
+
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+date_option = click.option(
+    "--date", required=True, type=NightDate(), help="The night: everything strictly before it is known."
+)
+model_option = click.option("--model", type=click.Choice(MODELS), default=None, help="One model; both if left out.")
+backbone_option = click.option(
+    "--backbone", default=None, help="KARMA's language model: a directory or a hub id; else that of [karma]."
+)
+force_option = click.option(
+    "--force",
+    "--force-reason",
+    "force_reason",
+    metavar="REASON",
+    callback=reason_given,
+    help="Publish although a gate refused, and why; recorded in the release's manifest.",
+)
+
+
+def shared_options(command: Command) -> Command:
+    """`--config` and `--json`, which every command takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
+    return click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        help=f"Configuration file; else $ATTRACTOR_CONFIG, else {FILE_NAME} here, above or in the clone.",
+    )(command)
+
+
+def say(value: Any, as_json: bool, lines: list[str]) -> None:
+    """Print `value` as JSON, or the lines for a person."""
+    click.echo(json.dumps(value, indent=2, default=str) if as_json else "\n".join(lines))
+
+
+def now() -> dt.datetime:
+    """The only clock of the product, at its edge: the moment that a release goes live or a model is promoted."""
+    return dt.datetime.now(dt.UTC)

@@ -7,38 +7,36 @@ Feast: a night goes online by publishing a release.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from feast import Entity, FeatureService, FeatureView, RepoConfig
+from feast import Entity, FeatureView, RepoConfig, utils
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
-from feast.online_response import OnlineResponse
+from feast.metrics import track_feature_statuses
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
+from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # the stubs cost a dependency
 
-from features.contracts import Table
 from features.errors import AttractorError, ContractViolation
+from features.feast_values import field_of_stored, fill, fill_constant, fill_lists, fill_vectors
 from features.key_index import Rows
-from features.release_table import ReleasedTable
+from features.release_table import EVENT_TIMESTAMP, ReleasedTable
 from features.releases import Release, ReleaseStore, open_releases
 
 FEW_KEYS = 8
-"""Up to here one key after the other is quicker than all at once (8 us a key against 55 us, measured)."""
+"""Up to here one key after the other is quicker than all at once."""
 
-EntityRows = list[dict[str, Any]] | Mapping[str, Sequence[Any]]
 OnlineRow = tuple[dt.datetime | None, dict[str, Value] | None]
 
-_request: ContextVar[Release | None] = ContextVar("release of the request", default=None)
+_KEY_FIELDS = {pa.string(): {"string_val"}, pa.int64(): {"int32_val", "int64_val"}}
+_NO_INSTANT = Timestamp()
 
 
 class ReadOnly(AttractorError):
@@ -65,49 +63,33 @@ class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
         """Reads are of memory maps: quicker in the event loop than handing them to a thread."""
         return SupportedAsyncMethods(read=True, write=False)
 
-    def get_online_features(
+    def _read_features_per_fv(
         self,
         config: RepoConfig,
-        features: list[str] | FeatureService,
-        entity_rows: EntityRows,
-        registry: BaseRegistry,
-        project: str,
-        full_feature_names: bool = False,
-        include_feature_view_version_metadata: bool = False,
-    ) -> OnlineResponse:
-        """Feast's own, with every feature view read from one release."""
-        with self._one_release(config):
-            return super().get_online_features(
-                config,
-                features,
-                entity_rows,
-                registry,
-                project,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+        grouped_refs: list[tuple[FeatureView, list[str]]],
+        join_key_values: dict[str, list[Value]],
+        entity_name_to_join_key_map: dict[str, str],
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        """Feast's hook for stores that read all views of a request together: here, from one release.
 
-    async def get_online_features_async(
-        self,
-        config: RepoConfig,
-        features: list[str] | FeatureService,
-        entity_rows: EntityRows,
-        registry: BaseRegistry,
-        project: str,
-        full_feature_names: bool = False,
-        include_feature_view_version_metadata: bool = False,
-    ) -> OnlineResponse:
-        """Feast's own, with every feature view read from one release."""
-        with self._one_release(config):
-            return await super().get_online_features_async(
-                config,
-                features,
-                entity_rows,
-                registry,
-                project,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+        The values are written where the answer keeps them; Feast's own way copies each of them twice.
+        """
+        release = self._live(config)
+        for view, names in grouped_refs:
+            if include_feature_view_version_metadata:
+                utils._populate_response_from_feature_data([], [], [], online_features_response, False, view, 0, True)
+            keys = utils._get_table_entity_values(view, entity_name_to_join_key_map, join_key_values)
+            if not any(keys.values()):  # Feast's own words for a request without this view's keys
+                utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
+            prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
+            self._answer(online_features_response, _located(release, view, keys), names, prefix)
+
+    async def _read_features_per_fv_async(self, *request: Any) -> None:
+        """The same; there is nothing to wait for."""
+        self._read_features_per_fv(*request)
 
     def online_read(
         self,
@@ -118,17 +100,22 @@ class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
     ) -> list[OnlineRow]:
         """One `(event timestamp, values by feature)` a key, `(None, None)` where the release has no row for it.
 
-        Raises ContractViolation if the view or one of its features is not published by releases.
+        Raises ContractViolation if the view or one of its features is not published by releases, or not as it is
+        registered now.
         """
-        release = _request.get() or self._live(config)
-        released = _released_table(release, table.name)
-        rows = _locate(released, entity_keys)
-        present = np.flatnonzero(rows >= 0)
+        if not entity_keys:
+            return []
         names = requested_features or [field.name for field in table.features]
+        found = _located(self._live(config), table, _columns_of(entity_keys))
         answer: list[OnlineRow] = [(None, None)] * len(entity_keys)
-        columns = [_values(release, released, name, rows[present]) for name in names]
-        for position, values in zip(present.tolist(), zip(*columns, strict=True), strict=True):
-            answer[position] = (release.as_of, dict(zip(names, values, strict=True)))
+        values: list[dict[str, Value]] = [{} for _ in found.places]
+        for name in names:
+            slots = [Value() for _ in found.places]
+            found.fill(slots, name)
+            for row, slot in zip(values, slots, strict=True):
+                row[name] = slot
+        for place, instant, row in zip(found.places, found.instants(), values, strict=True):
+            answer[place] = (instant.ToDatetime(tzinfo=dt.UTC), row)
         return answer
 
     async def online_read_async(
@@ -178,13 +165,20 @@ class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Nothing: releases outlive the registration of their views."""
 
-    @contextmanager
-    def _one_release(self, config: RepoConfig) -> Iterator[None]:
-        token = _request.set(self._live(config))
-        try:
-            yield
-        finally:
-            _request.reset(token)
+    def _answer(self, response: GetOnlineFeaturesResponse, found: _Located, names: Sequence[str], prefix: str) -> None:
+        """Append a column of values, statuses and event timestamps per feature to the response."""
+        count, places = len(found.rows), found.places
+        statuses, stamps = [FieldStatus.NOT_FOUND] * count, [_NO_INSTANT] * count
+        for place, instant in zip(places, found.instants(), strict=True):
+            statuses[place], stamps[place] = FieldStatus.PRESENT, instant
+        for name in names:
+            response.metadata.feature_names.val.append(prefix + name)
+            vector = response.results.add()
+            slots = [vector.values.add() for _ in range(count)]
+            found.fill(slots if len(places) == count else [slots[place] for place in places], name)
+            vector.statuses.extend(statuses)
+            vector.event_timestamps.extend(stamps)
+        track_feature_statuses(found.view.name, len(places) * len(names), (count - len(places)) * len(names))
 
     def _live(self, config: RepoConfig) -> Release:
         if self._releases is None:
@@ -204,82 +198,80 @@ def _released_table(release: Release, view: str) -> ReleasedTable:
     return release.tables[view]
 
 
-def _locate(released: ReleasedTable, entity_keys: Sequence[EntityKey]) -> Rows:
-    columns = _key_columns(released.table, entity_keys)
-    if len(entity_keys) <= FEW_KEYS:
+@dataclass(frozen=True)
+class _Located:
+    """Where the keys of a request stand in one view of a release."""
+
+    release: Release
+    released: ReleasedTable
+    view: FeatureView
+    rows: Rows  # of every key, -1 where there is none
+    places: list[int]  # of the keys that have a row
+    present: Rows  # the row of each of those
+
+    def fill(self, slots: Sequence[Value], name: str) -> None:
+        """Set one empty value a present row, of the table's own column or of the release's provenance."""
+        if name in self.released.windows:
+            fill_vectors(slots, self.released.vectors(name, self.present))
+        elif name in self.released.names:
+            stored = self.released.table.column(name).type
+            if pa.types.is_list(stored):
+                fill_lists(slots, self.released.lists(name, self.present), self._field(name, stored))
+            else:
+                fill(slots, self.released.column(name, self.present), self._field(name, stored))
+        elif name in self.release.provenance:
+            fill_constant(slots, self.release.provenance[name])
+        else:
+            raise ContractViolation(self.view.name, name, "a published or provenance column", value=name)
+
+    def instants(self) -> list[Timestamp]:
+        """The event timestamp of each present row: its own, else the release's."""
+        if EVENT_TIMESTAMP not in self.released.names:
+            instant = self.release.as_of_view(self.released.table.name)
+            return [Timestamp(seconds=int(instant.timestamp()))] * len(self.places)
+        microseconds = self.released.column(EVENT_TIMESTAMP, self.present).cast(pa.int64()).to_pylist()
+        return [Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000) for us in microseconds]
+
+    def _field(self, name: str, stored: pa.DataType) -> str:
+        """The protobuf field of a feature. Raises ContractViolation if it is registered as another type than stored."""
+        dtype = next((field.dtype for field in self.view.features if field.name == name), None)
+        field = None if dtype is None else field_of_stored(dtype, stored)
+        if field is None:
+            raise ContractViolation(self.view.name, name, f"a registered feature of stored type {stored}", value=dtype)
+        return field
+
+
+def _located(release: Release, view: FeatureView, keys: Mapping[str, Sequence[Value]]) -> _Located:
+    if view.name not in release.tables:
+        raise ContractViolation(
+            view.name, "*", f"one of the released views {', '.join(release.tables)}", value=view.name
+        )
+    released = release.tables[view.name]
+    rows = _rows(released, keys)
+    (places,) = (rows >= 0).nonzero()
+    return _Located(release, released, view, rows, places.tolist(), rows[places])
+
+
+def _rows(released: ReleasedTable, keys: Mapping[str, Sequence[Value]]) -> Rows:
+    table = released.table
+    if keys.keys() != set(table.key):
+        raise ContractViolation(table.name, ", ".join(table.key), "exactly these join keys", value=sorted(keys))
+    types = [table.column(name).type for name in table.key]
+    columns = [_native(table.name, name, keys[name], kind) for name, kind in zip(table.key, types, strict=True)]
+    if len(columns[0]) <= FEW_KEYS:
         return np.array([released.locate_one(key) for key in zip(*columns, strict=True)], np.int64)
-    types = (released.table.column(name).type for name in released.table.key)
-    return released.locate([pa.array(values, kind) for values, kind in zip(columns, types, strict=True)])
+    return released.locate([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)])
 
 
-def _key_columns(table: Table, entity_keys: Sequence[EntityKey]) -> list[list[str | int]]:
-    """The join keys as one list per key column; Feast sends one order of names for a whole view."""
-    names = list(entity_keys[0].join_keys) if entity_keys else list(table.key)
-    if sorted(names) != sorted(table.key):
-        raise ContractViolation(table.name, ", ".join(table.key), "exactly these join keys", value=names)
-    columns = []
-    for name in table.key:
-        place = names.index(name)
-        columns.append([_native(key.entity_values[place]) for key in entity_keys])
-    return columns
+def _native(table: str, name: str, values: Sequence[Value], kind: pa.DataType) -> list[Any]:
+    """Join keys out of their protobuf values. Raises ContractViolation for a null or another type than the table's."""
+    fields = [str(value.WhichOneof("val")) for value in values]
+    if not _KEY_FIELDS[kind].issuperset(fields):
+        raise ContractViolation(table, name, f"join keys of type {kind}", value=sorted(set(fields)))
+    return [getattr(value, field) for value, field in zip(values, fields, strict=True)]
 
 
-def _native(value: Value) -> str | int:
-    native: str | int = getattr(value, value.WhichOneof("val") or "string_val")
-    return native
-
-
-def _values(release: Release, released: ReleasedTable, name: str, rows: Rows) -> list[Value]:
-    """One protobuf value a row, of the table's own column or of the release's provenance."""
-    if name in released.windows:
-        return _vector_values(released, name, rows)
-    if name in released.names:
-        return _column_values(released, name, rows)
-    if name not in release.provenance:
-        raise ContractViolation(released.table.name, name, "a published or provenance column", value=name)
-    return [_constant(release.provenance[name])] * len(rows)
-
-
-def _vector_values(released: ReleasedTable, name: str, rows: Rows) -> list[Value]:
-    """Vectors wrapped in protobuf's wire format as they lie in the map: no float passes through Python.
-
-    A packed repeated float is its tag, its length and little-endian floats; the tags are those of a zero vector.
-    """
-    block = released.vectors(name, rows)
-    header = _float_header(block.shape[1])
-    return [Value.FromString(header + vector.tobytes()) for vector in block]
-
-
-@lru_cache(maxsize=4096)
-def _float_header(length: int) -> bytes:
-    encoded: bytes = Value(float_list_val=FloatList(val=[0.0] * length)).SerializeToString()
-    return encoded[: len(encoded) - 4 * length]
-
-
-def _column_values(released: ReleasedTable, name: str, rows: Rows) -> list[Value]:
-    column = released.column(name, rows)
-    if not pa.types.is_list(column.type):
-        return [_constant(value) for value in column.to_pylist()]
-    offsets = column.offsets.to_numpy()
-    first = int(offsets[0])
-    elements = column.values.slice(first, int(offsets[-1]) - first)
-    spans = pairwise((offsets - first).tolist())
-    if pa.types.is_string(column.type.value_type):
-        texts = elements.to_pylist()
-        return [_text_list(texts[begin:end]) for begin, end in spans]
-    packed = memoryview(elements.to_numpy()).cast("B")
-    return [Value.FromString(_float_header(end - begin) + packed[4 * begin : 4 * end]) for begin, end in spans]
-
-
-def _text_list(texts: list[str]) -> Value:
-    value = Value()
-    value.string_list_val.val.extend(texts)  # in place: a StringList given to Value is copied
-    return value
-
-
-def _constant(value: str | dt.datetime | None) -> Value:
-    if value is None:
-        return Value()
-    if isinstance(value, dt.datetime):
-        return Value(unix_timestamp_val=int(value.timestamp()))
-    return Value(string_val=value)
+def _columns_of(entity_keys: Sequence[EntityKey]) -> dict[str, list[Value]]:
+    """The keys of Feast's rows by join key; Feast sends one order of names for a whole view."""
+    names = list(entity_keys[0].join_keys)
+    return {name: [key.entity_values[place] for key in entity_keys] for place, name in enumerate(names)}

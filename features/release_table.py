@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from features.contracts import VECTOR, Table
+from features.contracts import TIMESTAMP, VECTOR, Column, Table
 from features.errors import ArtifactCorrupt
 from features.key_index import KeyIndex, Rows, key_hash, key_hashes, open_index, same_keys
 
@@ -20,18 +22,65 @@ BATCH_ROWS = 32_768
 
 ROWS_FILE = "rows.arrow"
 INDEX_FOLDER = "index"
+EVENT_TIMESTAMP = "event_timestamp"
+"""The column that says when a row holds, where rows of one table differ in it."""
+
+_SCALARS = (
+    pa.binary(),
+    pa.bool_(),
+    pa.float32(),
+    pa.float64(),
+    pa.int32(),
+    pa.int64(),
+    pa.string(),
+    TIMESTAMP,
+)
+_TYPES = {str(one): one for scalar in _SCALARS for one in (scalar, pa.list_(scalar))}
+_FIXED = re.compile(r"fixed_size_list<item: float>\[([1-9]\d*)\]")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+
+def table_of_contract(view: str, contract: Mapping[str, Any]) -> Table:
+    """The table that a manifest's contract describes; the inverse of `releases.contract_of`.
+
+    Raises ValueError if the name could not be a folder's or a type is none that releases store.
+    """
+    if not _NAME.fullmatch(view):
+        raise ValueError(f"expected a view named by letters, digits, _ and -, got {view!r}")
+    columns = [Column(name, _type_named(kind), "", nullable=nullable) for name, kind, nullable in contract["columns"]]
+    names = [column.name for column in columns]
+    if not contract["key"] or not set(contract["key"]) <= set(names) or len(set(names)) != len(names):
+        raise ValueError(f"expected columns that differ and a key among them, got {names} and {contract['key']}")
+    return Table(view, "", tuple(contract["key"]), tuple(columns))
+
+
+def _type_named(name: str) -> pa.DataType:
+    fixed = _FIXED.fullmatch(name)
+    if fixed is None and name not in _TYPES:
+        raise ValueError(f"expected a type that releases store, got {name!r}")
+    return pa.list_(pa.float32(), int(fixed[1])) if fixed else _TYPES[name]
 
 
 def embedding_columns(table: Table) -> tuple[str, ...]:
-    """Columns that hold one vector of one length a row, stored as fixed-size lists; other lists vary in length."""
-    return tuple(c.name for c in table.columns if c.type == VECTOR and c.name.endswith("_embedding"))
+    """Columns that hold one vector of one length a row, stored as fixed-size lists; other lists vary in length.
+
+    Either their type says so, or their name does and the length is that of the table's first vector.
+    """
+    return tuple(
+        c.name
+        for c in table.columns
+        if pa.types.is_fixed_size_list(c.type)
+        or (c.type == VECTOR and c.name.endswith("_embedding") and not c.nullable)
+    )
 
 
 def stored_schema(table: Table, dimension: int) -> pa.Schema:
     """The Arrow schema of the file: the contract's, its embeddings as `fixed_size_list<float>[dimension]`."""
     embeddings = embedding_columns(table)
     return pa.schema(
-        field.with_type(pa.list_(pa.float32(), dimension)) if field.name in embeddings else field
+        field.with_type(pa.list_(pa.float32(), dimension))
+        if field.name in embeddings and field.type == VECTOR
+        else field
         for field in table.schema
     )
 
@@ -73,8 +122,9 @@ class ReleasedTable:
     def locate_one(self, key: Sequence[str | int]) -> int:
         """The row of one key, -1 if there is none: as `locate`, without its fixed cost."""
         for row in self.index.rows_of(key_hash(key)):
-            batch, place = self.batches[row // BATCH_ROWS], row % BATCH_ROWS
-            if all(batch.column(name)[place].as_py() == value for name, value in zip(self.table.key, key, strict=True)):
+            number, place = divmod(row, BATCH_ROWS)
+            stored = self._keys[number]
+            if all(column[place].as_py() == value for column, value in zip(stored, key, strict=True)):
                 return row
         return -1
 
@@ -98,6 +148,13 @@ class ReleasedTable:
         ]
         return pa.concat_arrays(parts).take(pa.array(np.argsort(order)))
 
+    def lists(self, name: str, rows: Rows) -> Iterator[ListRow | None]:
+        """The list of column `name` at each of `rows`, None where it is null; nothing is copied."""
+        columns = self._opened[name]
+        for row in rows.tolist():
+            number, place = divmod(row, BATCH_ROWS)
+            yield columns[number].row(place)
+
     def vectors(self, name: str, rows: Rows) -> NDArray[np.float32]:
         """Embeddings [rows, d] copied out of the memory map in one gather; every row must exist."""
         return self.windows[name].gather(rows)
@@ -109,14 +166,48 @@ class ReleasedTable:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return iter(self.batches)
 
+    @cached_property
+    def _keys(self) -> list[list[pa.Array]]:
+        return [[batch.column(name) for name in self.table.key] for batch in self.batches]
+
+    @cached_property
+    def _opened(self) -> dict[str, list[_Lists]]:
+        names = [field.name for field in self.batches[0].schema if pa.types.is_list(field.type)]
+        return {name: [_Lists.of(batch.column(name)) for batch in self.batches] for name in names}
+
     def _different(self, keys: Sequence[pa.Array], rows: Rows) -> Rows:
         """Positions whose proposed row holds another key than the one asked for."""
-        proposed = np.flatnonzero(rows >= 0)
+        (proposed,) = (rows >= 0).nonzero()
         if not len(proposed):
             return proposed
         stored = [self.column(name, rows[proposed]) for name in self.table.key]
         asked = keys if len(proposed) == len(rows) else [key.take(pa.array(proposed)) for key in keys]
         return proposed[~same_keys(stored, asked)]
+
+
+ListRow = tuple[pa.Array, memoryview, int, int]
+"""Where a list stands: all elements of its batch, the bytes of their values, its first element, its end."""
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """A list column of one batch, opened once so that reading a row needs no call of Arrow."""
+
+    elements: pa.Array
+    packed: memoryview
+    offsets: memoryview
+    valid: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, column: pa.Array) -> _Lists:
+        valid = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+        packed = memoryview(column.values.buffers()[-1] or b"")
+        return cls(column.values, packed, memoryview(column.offsets.to_numpy()), valid)
+
+    def row(self, place: int) -> ListRow | None:
+        if self.valid is not None and not self.valid[place]:
+            return None
+        return self.elements, self.packed, self.offsets[place], self.offsets[place + 1]
 
 
 @dataclass(frozen=True)

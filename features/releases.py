@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,11 +32,12 @@ from numpy.typing import NDArray
 from features.contracts import PUBLISHED, Table
 from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json, sha256_of_file, sha256_of_json
-from features.release_table import ReleasedTable, open_table
+from features.release_table import ReleasedTable, open_table, table_of_contract
 from features.windows import midnight, parse_date
 
 POINTER, MANIFEST, READY, AUDIT, REPORT = "current.json", "manifest.json", "READY", "audit.json", "report.html"
 RELEASES, STAGING = "releases", "staging"
+RELEASE_ID = re.compile(r"\d{4}-\d{2}-\d{2}-[0-9a-f]{12}")
 IDENTITY = ("date", "contracts", "files", "models", "space_id")
 """What a release is addressed by; the manifest's other entries describe it."""
 
@@ -108,18 +111,23 @@ class Release:
         return str(self.manifest["space_id"])
 
     def embeddings(
-        self, view: str, column: str, ids: Sequence[str] | NDArray[Any] | pa.Array, *, space_id: str | None = None
+        self,
+        view: str,
+        column: str,
+        ids: Sequence[str] | Sequence[int] | NDArray[Any] | pa.Array,
+        *,
+        space_id: str | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors [ids, d] in the order of `ids` and which of them exist; a vector that does not is all zeros.
 
-        Raises ValueError if `space_id` is given and is not the release's: such vectors must not be compared;
-        KeyError if there is no such view or column.
+        Raises ValueError if `space_id` is given and is not the release's: such vectors must not be compared, and
+        for ids that cannot be keys; KeyError if there is no such view or column.
         """
         if space_id is not None and space_id != self.space_id:
             raise ValueError(f"expected vectors of space {space_id}, release {self.release_id} is of {self.space_id}")
         table = self.tables[view]
         dimension = table.dimension(column)
-        rows = table.locate([_as_array(ids)])
+        rows = table.locate([_as_array(ids, table.table)])
         found = rows >= 0
         if found.all():
             return table.vectors(column, rows), found
@@ -148,6 +156,7 @@ class ReleaseStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._pointer = str(root / POINTER)
         self._live: tuple[Signature, Release] | None = None
 
     def current(self) -> Release:
@@ -177,6 +186,8 @@ class ReleaseStore:
 
     def open(self, release_id: str) -> Release:
         """A release by name, live or not. Raises MissingInput if it is not there, ArtifactCorrupt if it is broken."""
+        if not RELEASE_ID.fullmatch(release_id):
+            raise MissingInput(f"expected a release id such as 2026-03-01-0123456789ab, got {release_id!r}")
         directory = self.root / RELEASES / release_id
         if not (directory / READY).is_file():
             if self._names(release_id):
@@ -193,7 +204,7 @@ class ReleaseStore:
 
     def _signature(self) -> Signature:
         try:
-            stat = (self.root / POINTER).stat()
+            stat = os.stat(self._pointer)
         except FileNotFoundError as error:
             raise MissingInput(
                 f"no release is published in {self.root}; run `attractor night --date YYYY-MM-DD`"
@@ -221,13 +232,19 @@ def open_release(directory: Path) -> Release:
             raise ArtifactCorrupt(f"{directory / MANIFEST} does not hash to {manifest['release_id']}")
         for name, recorded in manifest["files"].items():
             _check_size(directory / name, recorded["bytes"])
-        contracts = {view: contract_of(table) for view, table in PUBLISHED.items()}
-        if manifest["contracts"] != contracts:
-            raise ArtifactCorrupt(f"{directory / MANIFEST}: written under other contracts than this version reads")
+        tables = _contracted(directory, manifest["contracts"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{directory / MANIFEST} lacks what a manifest has: {error!r}") from error
-    tables = {view: open_table(directory, table) for view, table in PUBLISHED.items()}
-    return Release(directory, manifest, None, tables)
+    return Release(directory, manifest, None, {table.name: open_table(directory, table) for table in tables})
+
+
+def _contracted(directory: Path, contracts: Mapping[str, Any]) -> list[Table]:
+    """Attractor's own tables, whose contracts must be this version's, then what was staged with them."""
+    for view, table in PUBLISHED.items():
+        if contracts[view] != contract_of(table):
+            raise ArtifactCorrupt(f"{directory / MANIFEST}: {view} has another contract than this version reads")
+    others = [table_of_contract(view, contract) for view, contract in contracts.items() if view not in PUBLISHED]
+    return [*PUBLISHED.values(), *others]
 
 
 def verify(release: Release) -> None:
@@ -276,6 +293,9 @@ def _check_size(path: Path, expected: int) -> None:
         raise ArtifactCorrupt(f"{path}: expected {expected} bytes, got {came if came is not None else 'no file'}")
 
 
-def _as_array(ids: Sequence[str] | NDArray[Any] | pa.Array) -> pa.Array:
-    array = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
-    return array.cast(pa.string())
+def _as_array(ids: Sequence[str] | Sequence[int] | NDArray[Any] | pa.Array, table: Table) -> pa.Array:
+    if len(table.key) != 1:
+        raise ValueError(f"expected a table with one key column, {table.name} has {', '.join(table.key)}")
+    kind = table.column(table.key[0]).type
+    array = ids if isinstance(ids, pa.Array) else pa.array(ids, kind)
+    return array.cast(kind)

@@ -113,11 +113,10 @@ class Turning(ReleaseOnlineStore):
 
     configuration: Configuration
 
-    def online_read(self, *arguments: Any, **options: Any) -> Any:
-        answer = super().online_read(*arguments, **options)
+    def _answer(self, *arguments: Any) -> None:
+        super()._answer(*arguments)
         live = release.status(self.configuration)
         release.rollback(self.configuration, published_at=NOON, to=live["previous"] or live["live"]["release_id"])
-        return answer
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -1,6 +1,6 @@
 """Online reads of one published night: through Feast over releases, through Feast over its own SQLite store, and bulk.
 
-    python benchmarks/online_read.py --users 20000 --json
+    python benchmarks/online_reads.py --users 20000 --json
 
 Both stores hold the same rows and answer the same requests in turn, so that the machine's mood falls on both alike.
 """

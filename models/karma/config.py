@@ -66,6 +66,7 @@ class KarmaConfig:
 
     # Loops
     pretraining_steps: int = 300
+    compression_steps: int = 1200  # of pre-training in addition, until soft tokens can say their text
     pretraining_batch: int = 64
     pretraining_learning_rate: float = 3e-3
     steps: int = 250
@@ -149,6 +150,7 @@ def karma_tiny() -> KarmaConfig:
         popularity_negatives=8,
         category_negatives=4,
         pretraining_steps=8,
+        compression_steps=8,
         pretraining_batch=8,
         steps=20,
         validate_every=5,

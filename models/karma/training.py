@@ -157,12 +157,14 @@ def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, c
     held_out, learned = np.split(order, [max(1, min(len(order) // 20, 512))])
     if not len(learned):
         return None
+    compressing = network.compressor is not None
     loop = LoopConfig(
-        steps=config.pretraining_steps,
+        steps=config.pretraining_steps + (config.compression_steps if compressing else 0),
         learning_rate=config.pretraining_learning_rate,
         weight_decay=config.weight_decay,
         validate_every=config.validate_every,
-        patience=config.patience,
+        # soft tokens say nothing for some hundred steps: models/LOG.md
+        patience=config.patience * (4 if compressing else 1),
         accumulate=config.accumulation,
         gentle=BACKBONE,
         gentle_share=config.backbone_learning_share,

@@ -22,9 +22,10 @@ from models.karma.compressed import (
     used_rows,
 )
 from models.karma.config import KarmaConfig, karma_tiny
+from models.karma.losses import text_loss
 from models.karma.network import Karma, causal
-from models.karma.text import BOS, EMPTY, INT, ITEM, PAD, QUERY, History, Tokens, vocabulary_size
-from models.karma.training import World, karma_loss, prepare, read_world
+from models.karma.text import BOS, EMPTY, EOS, INT, ITEM, PAD, QUERY, REC, History, Tokens, padded, vocabulary_size
+from models.karma.training import World, karma_loss, prepare, pretrain, read_world
 from models.training import step_generator
 from tests.karma_world import histories, training_set
 
@@ -196,3 +197,24 @@ def test_queries_are_items_without_picture_that_close_otherwise() -> None:
 def test_impossible_settings_are_refused(setting: str, value: int) -> None:
     with pytest.raises(ValueError, match=setting):
         replace(CONFIG, **{setting: value})
+
+
+def test_before_the_histories_a_text_is_learned_from_its_own_soft_tokens() -> None:
+    config = replace(CONFIG, compression_steps=600, pretraining_batch=32, validate_every=50)
+    world, network = world_of(config)
+    texts = world.catalogue.tokens
+    pretrain(network, texts, config, seed=0, checkpoint=None)
+    rows = np.flatnonzero(texts.lengths)[:24]
+    inputs = query_inputs([texts[row] for row in rows], soft_tokens=2, picture_width=3, closing=ITEM)
+    del inputs["id_index"]
+    given = torch.from_numpy(padded([np.array([REC, *texts[row]]) for row in rows])[0])
+    wanted = torch.from_numpy(padded([np.array([*texts[row], EOS]) for row in rows])[0])
+    with torch.no_grad():
+        soft = network.eval().to_soft(
+            network.read_items(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        )
+        own, another = (
+            float(text_loss(network.expand(told, given), network.vocabulary, wanted, padding=PAD))
+            for told in (soft, soft.roll(1, dims=0))
+        )
+    assert own < 0.8 * another

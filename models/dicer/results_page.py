@@ -50,7 +50,9 @@ K) hits. Equal scores go to the lower item number. Users without positives in a 
 are of training with the validations that steer it; memory is the process's peak.
 
 BPR-MF and LightGCN (PyTorch Geometric's) have DICER's embedding size and its training loop; each had a few trials on
-the first seed, listed below with their validation values, and the kept one's settings serve every seed.
+the first seed, listed below with their validation values, and the kept one's settings serve every seed. dicer_plus
+learns its likeness first and its heads after, each to its own early stop: its epochs and steps are those of the
+heads, and step 0 means that the likeness alone was best.
 """
 
 

@@ -4,7 +4,8 @@
 - **Reads** the source in `attractor.toml` and the champions; **writes** raw tables, features, scores and a release.
 - **First night**: a model that has no champion yet is trained, exported and promoted before the night is scored.
 - **Run again**: finished stages are skipped, the same date gives the same release, no older date replaces a newer one.
-- **Refused**: a gate that refuses fails its task without a retry, and the release before it stays live.
+- **Refused**: a gate that refuses fails its task without a retry, and the release before it stays live. Where only one
+  model's part is refused, the other's goes live beside the part that stood.
 """
 
 from __future__ import annotations

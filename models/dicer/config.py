@@ -113,12 +113,12 @@ def paper() -> DicerConfig:
         hidden=48,
         dropout=0.5,
         base="xavier",
-        users_per_step=455,  # × 9 pairs = its batch of 4,096, which counts the negatives
+        users_per_step=1820,  # × 9 pairs: four of its batches of 4,096 at once, an epoch in two thirds of the time
         positives_per_user=1,
         negatives=8,
         learning_rate=1e-3,
-        steps=10_000,
-        validate_every=250,
+        steps=5000,
+        validate_every=100,
         validation_users=600,
     )
 

@@ -9,7 +9,7 @@ from models.dicer.config import DicerConfig, dicer_tiny, paper
 
 def test_named_configurations() -> None:
     assert paper().width == 256
-    assert paper().users_per_step * (1 + paper().negatives) == 4095
+    assert paper().users_per_step * (1 + paper().negatives) == 4 * 4095
     assert dicer_tiny().width == 8
 
 

@@ -88,6 +88,15 @@ def is_ranked(table: Table) -> bool:
     return {"item_ids", "scores"} <= set(table.schema.names)
 
 
+def score_histogram(table: ReleasedTable) -> NDArray[np.int64]:
+    """Scores [SCORE_BINS] by `score_bins`, those that are finite."""
+    total = np.zeros(SCORE_BINS, np.int64)
+    for batch in table:
+        values = pc.list_flatten(batch.column("scores")).to_numpy(zero_copy_only=False)
+        total += _histogram(values[np.isfinite(values)])
+    return total
+
+
 def score_bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
     """The bin of each score within [0, 1]: equally wide in its logit, so that very sure scores are told apart too."""
     inside = np.clip(scores.astype(np.float64), 2.0**-24, 1 - 2.0**-24)
@@ -176,17 +185,19 @@ class _ListSums:
         self.not_finite += _distinct(owners[~finite])
         self.uneven += int((~even).sum())
         self.out_of_order += _distinct(owners[np.append(rising, outside)])
-        self.repeated += _repeated_items(items)
-        self.scores += np.bincount(score_bins(values[finite]), minlength=SCORE_BINS)
-        self._expose(pc.value_counts(pc.list_flatten(items)))
+        self.scores += _histogram(values[finite])
+        self._name(pc.list_flatten(items).dictionary_encode(), pc.list_parent_indices(items).to_numpy())
 
-    def _expose(self, named: pa.StructArray) -> None:
-        counts = named.field("counts").to_numpy()
-        rows = self.catalogue.locate([named.field("values")])
-        known = rows >= 0
-        self.exposure[rows[known]] += counts[known]
-        self.unknown += int(counts[~known].sum())
-        self.places += int(counts.sum())
+    def _name(self, items: pa.DictionaryArray, owners: NDArray[np.int64]) -> None:
+        """Count each item that a batch of lists names, and lists that name one twice."""
+        indices, names = items.indices.to_numpy(), items.dictionary
+        pairs = np.sort(owners.astype(np.int64) * len(names) + indices)
+        twice = pairs[1:][pairs[1:] == pairs[:-1]]
+        self.repeated += _distinct(twice // max(1, len(names)))
+        counts, rows = np.bincount(indices, minlength=len(names)), self.catalogue.locate([names])
+        self.exposure[rows[rows >= 0]] += counts[rows >= 0]
+        self.unknown += int(counts[rows < 0].sum())
+        self.places += len(indices)
 
     def figures(self) -> ListFigures:
         return ListFigures(
@@ -199,12 +210,6 @@ class _ListSums:
             self.exposure,
             self.scores,
         )
-
-
-def _repeated_items(items: pa.Array) -> int:
-    pairs = pa.table({"list": pc.list_parent_indices(items), "item": pc.list_flatten(items)})
-    counts = pairs.group_by(["list", "item"]).aggregate([([], "count_all")])
-    return len(pc.unique(counts.filter(pc.field("count_all") > 1).column("list")))
 
 
 def _repeated_keys(table: ReleasedTable) -> int:
@@ -234,6 +239,10 @@ def sample_rows(rows: int, sample: int, seed: int) -> NDArray[np.int64]:
     """`sample` of the row numbers below `rows`, drawn without replacement and ascending; all if there are fewer."""
     chosen = np.random.default_rng(seed).choice(rows, min(rows, sample), replace=False) if rows else np.empty(0)
     return np.sort(chosen.astype(np.int64))
+
+
+def _histogram(scores: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.bincount(score_bins(scores), minlength=SCORE_BINS)
 
 
 def _distinct(values: NDArray[np.int64]) -> int:

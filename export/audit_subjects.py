@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export import audit_comparison as comparison
-from export.audit_figures import ListFigures, TableFigures, VectorFigures, measure
+from export.audit_figures import TableFigures, VectorFigures, measure, score_histogram
 from export.gates import DICER, KARMA, PARTS, AuditConfig, Subject
 from features.releases import Release
 from features.windows import DAY, midnight, parse_date
@@ -71,7 +71,8 @@ def _vectors(
 def _lists(release: Release, live: Release | None, last: Sequence[Manifest], view: str, config: AuditConfig) -> Subject:
     measured = _measured(release, view, config)
     figures, alone = _rows(measured, release.manifest, last, view)
-    lists, users = _ranked(measured), release.manifest["figures"].get("users_known")
+    lists, users = measured.lists, release.manifest["figures"].get("users_known")
+    assert lists is not None
     figures |= {name: getattr(lists, name) for name in ("not_finite", "uneven", "out_of_order", "repeated")}
     figures["unknown_items"] = lists.unknown / lists.places if lists.places else None
     figures["users_with_list"] = measured.rows / users if users else None
@@ -83,9 +84,8 @@ def _lists(release: Release, live: Release | None, last: Sequence[Manifest], vie
     overlap = comparison.list_overlap(release.tables[view], live.tables[view], sample=config.sample, seed=config.seed)
     if live.manifest["models"][DICER] == release.manifest["models"][DICER]:
         figures["list_overlap"] = overlap
-        figures["score_shift"] = comparison.population_stability(
-            lists.scores, _ranked(_measured(live, view, config)).scores
-        )
+        before = score_histogram(live.tables[view])
+        figures["score_shift"] = comparison.population_stability(lists.scores, before)
         alone["list_overlap_new_model"] = f"{live.release_id} is by the same model"
     else:
         figures["list_overlap_new_model"] = overlap
@@ -122,11 +122,6 @@ def _parity(graphs: Mapping[str, Any]) -> float | None:
 def _measured(release: Release, view: str, config: AuditConfig) -> TableFigures:
     catalogue = release.tables["karma_item_embedding"]
     return measure(release.tables[view], catalogue=catalogue, sample=config.sample, seed=config.seed)
-
-
-def _ranked(measured: TableFigures) -> ListFigures:
-    assert measured.lists is not None
-    return measured.lists
 
 
 def _rows(measured: TableFigures, manifest: Manifest, last: Sequence[Manifest], view: str) -> tuple[Figures, Alone]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, arange, nn
 
+KNOWN = frozenset({"llama", "qwen2", "qwen3", "qwen3_vl_text"})
+"""Architectures whose layers `states_at` computes; SmolLM is a `llama`."""
+
 
 class _Keys:
     """Stands where a generating model keeps past keys and values: the first call's answer every later one."""
@@ -21,9 +24,9 @@ class _Keys:
         return self.kept
 
 
-def has_layers(language_model: nn.Module) -> bool:
-    """Whether the model is built as `states_at` needs: Llama, Qwen2, Qwen3, SmolLM and their like."""
-    return all(hasattr(language_model, part) for part in ("layers", "norm", "rotary_emb"))
+def is_known(language_model: nn.Module) -> bool:
+    """Whether `states_at` is exact for the model; others may scale embeddings or order their norms differently."""
+    return getattr(getattr(language_model, "config", None), "model_type", None) in KNOWN
 
 
 def states_at(language_model: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor, at: Tensor) -> Tensor:

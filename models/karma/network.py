@@ -17,7 +17,7 @@ from torch.nn import functional
 from models.karma.backbones import PretrainedLanguageModel, language_model, output_layer, special_embeddings
 from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
-from models.karma.last_layer import has_layers, states_at
+from models.karma.last_layer import is_known, states_at
 
 MAX_SCALE = 100.0
 """Bound of the learned inverse temperature, as in CLIP: beyond it training diverges."""
@@ -149,7 +149,7 @@ class Karma(nn.Module):
         """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""
         mask, positions = causal(embeddings.shape[1], embeddings)
         decoder = getattr(self.backbone, "decoder", self.backbone)  # within `PretrainedLanguageModel`
-        if not self.training and has_layers(decoder):
+        if not self.training and is_known(decoder):
             return states_at(decoder, embeddings, mask, positions, at)
         states = self.read(embeddings, mask, positions.expand(embeddings.shape[0], -1))
         return states.gather(1, at[..., None].expand(-1, -1, states.shape[-1]))

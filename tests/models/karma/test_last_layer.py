@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
+from transformers import (
+    GraniteConfig,
+    GraniteModel,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+)
 
-from models.karma.last_layer import has_layers, states_at
+from models.karma.last_layer import is_known, states_at
 from models.karma.network import causal
 
 SIZES = {
@@ -27,7 +36,7 @@ def test_it_is_the_whole_model_where_it_is_read(family: str, layers: int) -> Non
     configuration, model = FAMILIES[family]
     torch.manual_seed(0)
     network = model(configuration(num_hidden_layers=layers, **SIZES)).eval()
-    assert has_layers(network)
+    assert is_known(network)
     embeddings = torch.randn(3, 7, 16)
     mask, positions = causal(7, embeddings)
     at = torch.tensor([[0, 6], [2, 3], [6, 1]])
@@ -39,4 +48,5 @@ def test_it_is_the_whole_model_where_it_is_read(family: str, layers: int) -> Non
 
 
 def test_a_model_of_another_build_is_not_taken_for_one() -> None:
-    assert not has_layers(nn.Linear(2, 2))
+    assert not is_known(nn.Linear(2, 2))
+    assert not is_known(GraniteModel(GraniteConfig(num_hidden_layers=1, **SIZES))), "it multiplies its embeddings"

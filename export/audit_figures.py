@@ -88,13 +88,12 @@ def is_ranked(table: Table) -> bool:
     return {"item_ids", "scores"} <= set(table.schema.names)
 
 
-def score_histogram(table: ReleasedTable) -> NDArray[np.int64]:
-    """Scores [SCORE_BINS] by `score_bins`, those that are finite."""
-    total = np.zeros(SCORE_BINS, np.int64)
+def measure_lists(table: ReleasedTable, *, catalogue: ReleasedTable) -> ListFigures:
+    """What `measure` says of a table's lists, without the rest."""
+    lists = _ListSums(catalogue)
     for batch in table:
-        values = pc.list_flatten(batch.column("scores")).to_numpy(zero_copy_only=False)
-        total += _histogram(values[np.isfinite(values)])
-    return total
+        lists.add(batch.column("item_ids"), batch.column("scores"))
+    return lists.figures()
 
 
 def score_bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -185,7 +184,7 @@ class _ListSums:
         self.not_finite += _distinct(owners[~finite])
         self.uneven += int((~even).sum())
         self.out_of_order += _distinct(owners[np.append(rising, outside)])
-        self.scores += _histogram(values[finite])
+        self.scores += np.bincount(score_bins(values[finite]), minlength=SCORE_BINS)
         self._name(pc.list_flatten(items).dictionary_encode(), pc.list_parent_indices(items).to_numpy())
 
     def _name(self, items: pa.DictionaryArray, owners: NDArray[np.int64]) -> None:
@@ -239,10 +238,6 @@ def sample_rows(rows: int, sample: int, seed: int) -> NDArray[np.int64]:
     """`sample` of the row numbers below `rows`, drawn without replacement and ascending; all if there are fewer."""
     chosen = np.random.default_rng(seed).choice(rows, min(rows, sample), replace=False) if rows else np.empty(0)
     return np.sort(chosen.astype(np.int64))
-
-
-def _histogram(scores: NDArray[np.floating]) -> NDArray[np.int64]:
-    return np.bincount(score_bins(scores), minlength=SCORE_BINS)
 
 
 def _distinct(values: NDArray[np.int64]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export import audit_comparison as comparison
-from export.audit_figures import TableFigures, VectorFigures, measure, score_histogram
+from export.audit_figures import TableFigures, VectorFigures, measure, measure_lists
 from export.gates import DICER, KARMA, PARTS, AuditConfig, Subject
 from features.releases import Release
 from features.windows import DAY, midnight, parse_date
@@ -79,13 +79,14 @@ def _lists(release: Release, live: Release | None, last: Sequence[Manifest], vie
     figures["gini"] = comparison.gini(lists.exposure)
     figures["top_items_share"] = comparison.top_items_share(lists.exposure)
     if live is None:
-        alone |= dict.fromkeys(("score_shift", "list_overlap", "list_overlap_new_model"), FIRST)
+        alone |= dict.fromkeys(("gini_rise", "score_shift", "list_overlap", "list_overlap_new_model"), FIRST)
         return Subject(view, (DICER,), ("table", "lists"), figures, alone)
     overlap = comparison.list_overlap(release.tables[view], live.tables[view], sample=config.sample, seed=config.seed)
+    before = measure_lists(live.tables[view], catalogue=live.tables["karma_item_embedding"])
+    figures["gini_rise"] = comparison.gini(lists.exposure) - comparison.gini(before.exposure)
     if live.manifest["models"][DICER] == release.manifest["models"][DICER]:
         figures["list_overlap"] = overlap
-        before = score_histogram(live.tables[view])
-        figures["score_shift"] = comparison.population_stability(lists.scores, before)
+        figures["score_shift"] = comparison.population_stability(lists.scores, before.scores)
         alone["list_overlap_new_model"] = f"{live.release_id} is by the same model"
     else:
         figures["list_overlap_new_model"] = overlap

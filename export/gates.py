@@ -51,8 +51,9 @@ class AuditConfig:
     max_score_shift: float = 0.25  # population stability index: by custom 0.1 is a shift, 0.25 a large one
     min_list_overlap: float = 0.3  # with the same user's list in the live release, the same model
     min_list_overlap_new_model: float = 0.05  # the same where another model made it
-    max_gini: float = 0.99  # of exposures over the catalogue; 0 all alike, 1 all to one item
-    max_top_items_share: float = 0.8  # of exposures that go to the most exposed 1 % of items
+    max_gini: float = 0.995  # of exposures over the catalogue; 0 all alike, 1 all to one item
+    max_gini_rise: float = 0.05  # against the live release
+    max_top_items_share: float = 0.9  # of exposures that go to the most exposed 1 % of items
     max_parity_ratio: float = 1.0  # worst difference of ONNX Runtime from torch, as a share of its tolerance
     min_quality_change: float = 0.0  # upper end of the interval of the change against the champion before it
     last_releases: int = 7  # how many the floors look back on
@@ -163,6 +164,8 @@ GATES: tuple[Gate, ...] = (
          "even another model agrees with the one before it on something"),
     Gate("exposure", "lists", "gini", "at most", "max_gini",
          "a night that shows the same few items to everybody has collapsed"),
+    Gate("exposure rise", "lists", "gini_rise", "at most", "max_gini_rise",
+         "what is acceptable of one market is a collapse of another, so that the night before counts too"),
     Gate("top items", "lists", "top_items_share", "at most", "max_top_items_share",
          "the most exposed 1 % of items must leave something to the others"),
     Gate("parity", "model", "parity_ratio", "at most", "max_parity_ratio",

@@ -3,6 +3,8 @@
     python benchmarks/online_reads.py --users 20000 --json
 
 Both stores hold the same rows and answer the same requests in turn, so that the machine's mood falls on both alike.
+Feast resolves a request's features anew when another registry answered in between; a service has one registry, so a
+turn is several requests of one store and its first is not counted. `p50_ms` is wall time, `_cpu_ms` the thread's.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ REQUESTS = {
     "list": ["dicer_user_attraction:item_ids", "dicer_user_attraction:scores"],
     "ranking_v1": None,
 }
+TURN = 5
+"""Counted requests of one store before the other's turn."""
+
 Request = Callable[[], Any]
 
 
@@ -61,6 +66,11 @@ def main() -> None:
             "feast": _compare(ours, theirs, options),
             "bulk": _bulk(configuration, theirs, options),
         }
+        figures["p50_ms"] = {store: {row["request"]: {} for row in figures["feast"]} for store in ("release", "sqlite")}
+        for row in figures["feast"]:
+            for store, by_request in figures["p50_ms"].items():
+                by_request[row["request"]][row["keys"]] = row[f"{store}_ms"]
+        figures["bulk_ratio"] = figures["bulk"][0]["times_faster"]
     _say(figures, as_json=options.json)
 
 
@@ -68,11 +78,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--items", type=int, default=5_000)
-    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--dimension", type=int, default=128)
     parser.add_argument("--list-length", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--keys", type=int, nargs="+", default=[1, 32, 100, 500])
-    parser.add_argument("--bulk-keys", type=int, nargs="+", default=[1000, 4000])
+    parser.add_argument("--keys", type=int, nargs="+", default=[1, 2, 5, 10, 32, 100, 320, 1000])
+    parser.add_argument("--bulk-keys", type=int, nargs="+", default=[1000])
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -100,11 +110,21 @@ def _publish(configuration: Configuration, options: argparse.Namespace) -> None:
     scored.mkdir(parents=True)
     for view, table in columns.items():
         pq.write_table(pa.table(table, schema=PUBLISHED[view].schema), scored / f"{view}.parquet")
-    counts = {"users_expected": len(users), "items_expected": len(items), "attraction_users_expected": len(users)}
+    counts = {name: len(users) for name in ("users_expected", "users_known", "attraction_users_expected")}
+    parity = {"parity": {"graph.onnx": {"worst": 0.0, "tolerance": 1.0, "holds": True}}, "quality": None}
+    newest = {"items_expected": len(items), "newest_event": f"{NIGHT - dt.timedelta(days=1)}T12:00:00+00:00"}
     models = {"karma": "karma-benchmark", "dicer": "dicer-benchmark"}
-    about = {"date": NIGHT.isoformat(), "models": models, "space_id": "space", "metrics": {}, "figures": counts}
+    about = {
+        "date": NIGHT.isoformat(),
+        "models": models,
+        "space_id": "space",
+        "metrics": {},
+        "figures": counts | newest,
+        "evidence": dict.fromkeys(models, parity),
+    }
     release_id = release.stage(configuration, NIGHT, scored, about)
-    release.publish(configuration, release_id, published_at=PUBLISHED_AT)
+    reason = "random vectors: what the audit thinks of them is not measured here"
+    release.publish(configuration, release_id, published_at=PUBLISHED_AT, force_reason=reason)
 
 
 def _vectors(generator: np.random.Generator, count: int, options: argparse.Namespace) -> pa.Array:
@@ -148,10 +168,8 @@ def _compare(ours: FeatureStore, theirs: FeatureStore, options: argparse.Namespa
             ]
             one, other = (request().to_dict() for request in requests)
             assert _values(one) == _values(other), f"{name}: the two stores disagree"
-            mine, feast = _medians(requests, options.rounds)
-            figures.append(
-                {"request": name, "keys": count, "release_ms": mine, "sqlite_ms": feast, "times_faster": feast / mine}
-            )
+            rounds = max(options.rounds // 4, min(options.rounds, 600 // count))
+            figures.append({"request": name, "keys": count, **_medians(requests, rounds)})
     return figures
 
 
@@ -175,18 +193,33 @@ def _bulk(configuration: Configuration, theirs: FeatureStore, options: argparse.
             lambda request=through_feast: np.array(request().to_dict()["interest_embedding"], np.float32),
         ]
         assert (requests[0]() == requests[1]()).all()
-        mine, feast = _medians(requests, max(5, options.rounds // 3))
-        figures.append({"keys": count, "release_ms": mine, "sqlite_ms": feast, "times_faster": feast / mine})
+        figures.append({"keys": count, **_medians(requests, max(5, options.rounds // 3))})
     return figures
 
 
-def _medians(requests: list[Request], rounds: int) -> list[float]:
-    """Median milliseconds of each request, asked in turn."""
-    taken: list[list[float]] = [[] for _ in requests]
+def _medians(requests: list[Request], rounds: int) -> dict[str, float]:
+    """Median milliseconds of either store's request, wall and CPU, and how many times quicker ours is."""
+    wall: list[list[float]] = [[] for _ in requests]
+    cpu: list[list[float]] = [[] for _ in requests]
     for _ in range(rounds):
-        for request, times in zip(requests, taken, strict=True):
-            times.append(1000 * _timed(request))
-    return [statistics.median(times) for times in taken]
+        for request, seconds, cpu_seconds in zip(requests, wall, cpu, strict=True):
+            request()
+            for _ in range(TURN):
+                began, cpu_began = time.perf_counter(), time.thread_time()
+                request()
+                seconds.append(time.perf_counter() - began)
+                cpu_seconds.append(time.thread_time() - cpu_began)
+    (mine, feast), (mine_cpu, feast_cpu) = (
+        [1000 * statistics.median(seconds) for seconds in clock] for clock in (wall, cpu)
+    )
+    return {
+        "release_ms": mine,
+        "sqlite_ms": feast,
+        "times_faster": feast / mine,
+        "release_cpu_ms": mine_cpu,
+        "sqlite_cpu_ms": feast_cpu,
+        "times_faster_cpu": feast_cpu / mine_cpu,
+    }
 
 
 def _timed(work: Request) -> float:
@@ -204,7 +237,7 @@ def _say(figures: dict[str, Any], *, as_json: bool) -> None:
     for row in [*figures["feast"], *({"request": "bulk reader"} | row for row in figures["bulk"])]:
         print(
             f"{row['request']:12} {row['keys']:5} keys: releases {row['release_ms']:8.2f} ms, "
-            f"SQLite {row['sqlite_ms']:8.2f} ms, {row['times_faster']:.1f} times"
+            f"SQLite {row['sqlite_ms']:8.2f} ms, {row['times_faster']:.2f} times, of CPU {row['times_faster_cpu']:.2f}"
         )
 
 

@@ -54,7 +54,8 @@ def write_figures(runs: Runs, data: str, folder: Path) -> list[str]:
 
 def attention_figure(runs: Runs) -> Figure:
     """Attention weights of one history by head, one line an arm, seed of the first run; the same history for all."""
-    arms = [arm for arm in ("pretrained", "action_only", "karma") if arm in runs] or list(runs)[:1]
+    arms = [arm for arm in ("pretrained", "action_only", "karma") if arm in runs]
+    arms = arms or [next(arm for arm in SHOWN if arm in runs)]
     maps = [(runs[arm][0].arrays["map"] / 255.0) ** 2 for arm in arms]
     layers, heads = maps[0].shape[:2]
     figure = Figure(figsize=(1.35 * layers * heads + 0.6, 1.6 * len(arms) + 0.5), dpi=110, layout="constrained")

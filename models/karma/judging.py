@@ -31,7 +31,7 @@ VERSION = 1
 
 HISTORIES, DECODED, PROBED = 256, 512, 4000
 VALIDATION_USERS = 2000
-RANKED, PRE_RANKED, DRAWS = 6000, 1000, 400
+RANKED_POSITIONS, PRE_RANKED_POSITIONS, DRAWS = 6000, 1000, 400
 MAP_TOKENS = 64
 _SEED = 0  # of every sample that judges: all models see the same
 
@@ -75,7 +75,12 @@ class Exam:
 
 
 def exam_of(training_set: TrainingSet, config: KarmaConfig, *, facets: Mapping[str, Sequence[str]]) -> Exam:
-    """Prepare both windows; `facets` are the words of each kind of attribute, where they are known."""
+    """Prepare both windows; `facets` are the words of each kind of attribute, where they are known.
+
+    Raises ValueError for compressed histories: what attention falls on is measured on words.
+    """
+    if config.history != "tokens":
+        raise ValueError(f"expected history = tokens, whose attention can be measured, got {config.history!r}")
     preparation = prepare(training_set.train, config)
     drawn = _users_of(training_set.validation, VALIDATION_USERS)
     windows = [
@@ -248,7 +253,7 @@ def _downstream(learned: Stage, judged: Stage) -> tuple[dict[str, Any], Arrays]:
 
     Replicate b draws the same users whatever the model and its seed, so that runs can be averaged one by one.
     """
-    result = judge_rankers(learned, judged, seed=_SEED, positions=RANKED, pre_ranked=PRE_RANKED)
+    result = judge_rankers(learned, judged, seed=_SEED, positions=RANKED_POSITIONS, pre_ranked=PRE_RANKED_POSITIONS)
     lines = len(result.user)
     told: dict[str, Any] = {
         "auc": {name: auc(scores, np.ones(lines)) for name, scores in result.auc_scores.items()},

@@ -29,9 +29,9 @@ The four arms of a seed start from one language model, pre-trained on the texts 
 budget of steps, and stop at their own best step on the validation window. They differ in λ alone: `action only` has
 none, `+ generation` has λ_gen, `+ reconstruction` λ_rec, KARMA both. Everything is ranked over the full catalogue
 without the items that the user had before. A *position* is a new item that a user took in the test window, given all
-that the user did before it, in the window too; the *first* position of each user is what a night is asked. *Cold*
-items had fewer than three events when training ended: they have no id embedding. Intervals are 95 %, from a paired
-bootstrap that resamples users and averages the seeds.
+that the user did before it, in the window too; the *first* position of a user is the nearest to what a night is asked.
+*Cold* items had fewer than three events when training ended: they have no id embedding. Intervals are 95 %, from a
+paired bootstrap that resamples users and averages the seeds: how far seeds differ is in the ± alone.
 
 SASRec (KARMA's width, two or four layers, cross-entropy over all items) and item-to-item (cosine of the items' users
 over the latest events) had a few trials on the first seed; validation chose.
@@ -177,7 +177,11 @@ def _fidelity(runs: Runs) -> Iterator[str]:
         "from z into the language model; what their z holds, the probes below ask without it.\n"
     )
     groups = {arm: runs[arm] for arm in ARMS if arm in runs}
-    names = sorted(groups[next(iter(groups))][0].figures["fidelity"]["decoded"]["own"]) if groups else []
+    if not groups:
+        yield "Not run.\n"
+        return
+    first = next(iter(groups.values()))[0].figures["fidelity"]
+    names = sorted(first["decoded"]["own"])
     names.sort(key=lambda name: name.startswith("says_"))
     yield f"| model | {' | '.join(name.replace('_', ' ') for name in names)} |"
     yield "|---" * (1 + len(names)) + "|"
@@ -191,7 +195,7 @@ def _fidelity(runs: Runs) -> Iterator[str]:
             cells.append(f"{spread(own, 1)} ({statistics.fmean(other):.1f})")
         yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
     yield "\nLinear probes, logistic regression from z to the next item's attribute: accuracy; in brackets shuffled.\n"
-    probes = list(groups[next(iter(groups))][0].figures["fidelity"]["probes"]) if groups else []
+    probes = list(first["probes"])
     yield f"| model | {' | '.join(probes)} |"
     yield "|---" * (1 + len(probes)) + "|"
     for arm, group in groups.items():

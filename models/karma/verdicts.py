@@ -63,7 +63,8 @@ def _share(runs: Runs) -> Verdict:
     if groups is None:
         return Verdict(aim, "", None)
     theirs, ours = (statistics.fmean(mean_over_heads(run, "sink_share") for run in group) for group in groups)
-    return Verdict(aim, f"{100 * ours:.1f} % against {100 * theirs:.1f} %", ours <= SINK_SHARE * theirs)
+    met = theirs > 0.0 and ours <= SINK_SHARE * theirs
+    return Verdict(aim, f"{100 * ours:.1f} % against {100 * theirs:.1f} %", met)
 
 
 def _accuracy(runs: Runs) -> Verdict:

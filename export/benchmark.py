@@ -132,6 +132,6 @@ def _lastfm(folder: Path) -> Path:
 
 def _configuration(source: Mapping[str, Any], folder: Path) -> Configuration:
     """What `attractor init` would write for `source`, with its state below `folder`."""
-    file = folder / f"{sha256_of_json(dict(source))[:8]}" / FILE_NAME
+    file = folder / sha256_of_json(dict(source))[:8] / FILE_NAME
     initialise(file, configuration_text(source, state="state"))
     return load(file)

@@ -177,7 +177,7 @@ def judge_rankers(learned: Stage, judged: Stage, *, seed: int, positions: int, p
     rankers = {name: _ranker(seed).fit(values, clicked.ravel()) for name, values in fit_on.items()}
     test_on = inputs(judged, others, tested, base=features(judged, others, tested))
     scores = {name: _scored(rankers[name], values).reshape(tested.shape) for name, values in test_on.items()}
-    fewer = others[: min(pre_ranked, len(others))]
+    fewer = others[:pre_ranked]
     room = min(PRE_RANKED, len(judged.catalogue) // 2) - 1
     candidates = impressions(judged, fewer, count=room, seed=seed + 1)
     kept = {name: np.empty(len(fewer), np.bool_) for name in ("base", "with_score")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -44,8 +43,6 @@ from models.karma.text import (
     vocabulary_size,
 )
 from models.training import Fit, LoopConfig, fit, step_generator
-
-log = logging.getLogger(__name__)
 
 BACKBONE = "backbone."
 """What the names of the language model's parameters begin with."""

@@ -54,7 +54,7 @@ def write_figures(runs: Runs, data: str, folder: Path) -> list[str]:
 
 def attention_figure(runs: Runs) -> Figure:
     """Attention weights of one history by head, one line an arm, seed of the first run; the same history for all."""
-    arms = [arm for arm in ("pretrained", "action_only", "karma") if arm in runs]
+    arms: list[str] = [arm for arm in ("pretrained", "action_only", "karma") if arm in runs]
     arms = arms or [next(arm for arm in SHOWN if arm in runs)]
     maps = [(runs[arm][0].arrays["map"] / 255.0) ** 2 for arm in arms]
     layers, heads = maps[0].shape[:2]

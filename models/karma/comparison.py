@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from features.files import is_temporary, read_json
+from models.karma.benchmark import SWITCHES, arms
+from models.karma.config import KarmaConfig
 from models.metrics import Interval, interval_of, paired_bootstrap
 
 
@@ -42,7 +44,8 @@ PARTS: Mapping[str, Callable[[Run], Any]] = {
 def read_runs(folder: Path) -> Runs:
     """The runs below `folder`; those of another configuration or state of the data than the first seed's are left out.
 
-    The data's state is that of `action_only`, or of whatever arm comes first.
+    The data's state is that of `action_only`, or of whatever arm comes first; so are KARMA's settings but for what an
+    arm changes. A setting that came later counts as stored at its default.
     """
     runs: Runs = {}
     files = sorted(file for file in folder.glob("*.json") if not is_temporary(file))
@@ -54,12 +57,29 @@ def read_runs(folder: Path) -> Runs:
             group.append(run)
     if not runs:
         return runs
-    state = (runs.get("action_only") or next(iter(runs.values())))[0].figures["fingerprint"]
-    return {arm: group for arm, group in runs.items() if group[0].figures["fingerprint"] == state}
+    anchor = (runs.get("action_only") or next(iter(runs.values())))[0]
+    return {arm: group for arm, group in runs.items() if _comparable(group[0], anchor)}
 
 
 def _kind(run: Run) -> Any:
-    return [run.figures[name] for name in ("version", "fingerprint", "trials")]
+    return [run.figures["version"], run.figures["fingerprint"], _settings(run)]
+
+
+def _settings(run: Run) -> list[dict[str, Any]]:
+    """The settings of each trial."""
+    defaults = asdict(type(arms(KarmaConfig())[run.figures["arm"]][0])())
+    return [{**defaults, **trial["configuration"]} for trial in run.figures["trials"]]
+
+
+def _comparable(run: Run, anchor: Run) -> bool:
+    if any(run.figures[name] != anchor.figures[name] for name in ("version", "fingerprint")):
+        return False
+    names = {run.figures["arm"], anchor.figures["arm"]}
+    if not names <= SWITCHES.keys():
+        return True
+    free = {setting for name in (*names, "action_only") for setting in SWITCHES[name]}
+    one, other = ({name: value for name, value in _settings(of)[0].items() if name not in free} for of in (run, anchor))
+    return one == other
 
 
 def common(runs: Runs, one: str, other: str) -> list[tuple[Run, Run]]:

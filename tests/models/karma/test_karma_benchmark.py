@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from export.cli import cli
-from features.files import read_json
+from features.files import read_json, write_json
 from models.karma import benchmark, judging
 from models.karma.baselines import Neighbours
 from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings
@@ -156,6 +157,24 @@ def test_comparisons_are_those_of_the_arrays(finished: Path) -> None:
     both = (ours.arrays["rank"] <= 5) | (theirs.arrays["rank"] <= 5)
     assert recall(ours, theirs, 10) == pytest.approx(both.mean())
     assert hit_gain(runs, "karma", "nobody", 10) is None
+
+
+def test_runs_of_other_settings_are_not_compared(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "synthetic"
+    shutil.copytree(finished / "karma" / "synthetic", folder)
+
+    def change(name: str, **settings: object) -> None:
+        told = read_json(folder / f"{name}.json")
+        stored = told["trials"][0]["configuration"] | settings
+        told["trials"][0]["configuration"] = {name: value for name, value in stored.items() if value is not None}
+        write_json(folder / f"{name}.json", told)
+
+    change("karma-1", lambda_picture=None)  # as if the run had been before there was such a setting
+    assert [len(read_runs(folder)[arm]) for arm in ("karma", "action_only", "pretrained")] == [2, 2, 1]
+    change("karma-1", learning_rate=1.0)
+    assert len(read_runs(folder)["karma"]) == 1
+    change("karma-0", learning_rate=1.0)
+    assert "karma" not in read_runs(folder)
 
 
 def test_the_page_has_tables_figures_and_verdicts(finished: Path) -> None:

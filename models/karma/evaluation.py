@@ -245,12 +245,16 @@ def fidelity(
     if not len(chosen):
         return {"token_accuracy": 0.0, "token_accuracy_shuffled": 0.0}
     vectors = encode_users(network, user_sequences(chosen, catalogue, limit=limit))
-    interests = torch.from_numpy(vectors).to(network.device)
-    texts = [catalogue.tokens[int(row)] for row in chosen.items]
+    own, another = (token_accuracy(network, catalogue, z, chosen.items) for z in (vectors, np.roll(vectors, 1, axis=0)))
+    return {"token_accuracy": own, "token_accuracy_shuffled": another}
+
+
+@torch.no_grad()
+def token_accuracy(network: Karma, catalogue: Catalogue, interests: NDArray[np.float32], items: Rows) -> float:
+    """Share of the tokens of each item's text that are the likeliest given z and the true tokens before."""
+    texts = [catalogue.tokens[int(row)] for row in items]
     given = torch.from_numpy(padded([np.array([REC, *text]) for text in texts])[0]).to(network.device)
     wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0]).to(network.device)
-    accuracies = []
-    for z in (interests, interests.roll(1, dims=0)):
-        guessed = (network.reconstruct(z, given) @ network.decoding_vocabulary().T).argmax(dim=-1)
-        accuracies.append(float((guessed == wanted)[wanted != PAD].float().mean()))
-    return {"token_accuracy": accuracies[0], "token_accuracy_shuffled": accuracies[1]}
+    written = network.reconstruct(torch.from_numpy(interests).to(network.device), given)
+    guessed = (written @ network.decoding_vocabulary().T).argmax(dim=-1)
+    return float((guessed == wanted)[wanted != PAD].float().mean())

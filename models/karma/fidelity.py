@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
 
+from models.karma.evaluation import token_accuracy
 from models.karma.network import Karma
-from models.karma.text import EOS, PAD, REC, Catalogue, Preparation, Rows, Tokens, decode, padded
+from models.karma.text import EOS, REC, Catalogue, Preparation, Rows, Tokens, decode
 
 Vectors = NDArray[np.float32]
 
@@ -23,34 +23,19 @@ _LEAST_OF_A_CLASS = 10
 
 
 @torch.no_grad()
-def token_accuracy(network: Karma, catalogue: Catalogue, interests: Vectors, items: Rows) -> float:
-    """Share of the tokens of each item's text that are the likeliest given z and the true tokens before."""
-    if not len(items):
-        return 0.0
-    texts = [catalogue.tokens[int(row)] for row in items]
-    given = torch.from_numpy(padded([np.array([REC, *text]) for text in texts])[0])
-    wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0])
-    guessed = _scores(network, torch.from_numpy(interests), given).argmax(dim=-1)
-    return float((guessed == wanted)[wanted != PAD].float().mean())
-
-
-@torch.no_grad()
 def decode_greedily(network: Karma, interests: Vectors, *, limit: int) -> list[Tokens]:
     """The likeliest token after the other from z alone, until `[EOS]` or `limit` tokens."""
     z = torch.from_numpy(interests)
     written = torch.full((len(z), 1), REC, dtype=torch.long)
     for _ in range(limit):
-        following = _scores(network, z, written)[:, -1].argmax(dim=-1)
+        scores = network.reconstruct(z, written) @ network.decoding_vocabulary().T
+        following = scores[:, -1].argmax(dim=-1)
         written = torch.cat([written, following[:, None]], dim=1)
     texts = []
     for row in written[:, 1:].numpy():
         ends = np.flatnonzero(row == EOS)
         texts.append(row[: ends[0]] if len(ends) else row)
     return texts
-
-
-def _scores(network: Karma, z: Tensor, segments: Tensor) -> Tensor:
-    return network.reconstruct(z, segments) @ network.decoding_vocabulary().T
 
 
 def words(text: str) -> list[str]:

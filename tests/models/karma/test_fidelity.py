@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.karma.config import karma_tiny
-from models.karma.fidelity import contains, decode_greedily, decoded_fidelity, probe, rouge_l, said, token_accuracy
+from models.karma.evaluation import token_accuracy
+from models.karma.fidelity import contains, decode_greedily, decoded_fidelity, probe, rouge_l, said
 from models.karma.text import EOS, REC
 from models.karma.training import TrainedKarma, World, read_world, train_karma
 from tests.karma_world import training_set

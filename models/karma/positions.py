@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.karma.evaluation import NEW_USER, Targets
-from models.karma.text import History, Preparation, encode
+from models.karma.text import History, Preparation, Tokens, encode
 from models.karma.training import World
 
 Flags = NDArray[np.bool_]
@@ -55,7 +55,7 @@ def every_position(labels: pa.Table, world: World, preparation: Preparation, *, 
             histories.append(past)
             rows.append(row)
             events.append(event)
-        pasts[user] = History(np.append(past.items, row), [*past.queries, queries[event]])
+        pasts[user] = _followed(past, row, queries[event])
     items = np.array(rows, np.int64)
     targets = Targets(users, histories, items, [queries[event] for event in events], unknown, seen)
     _, first, number = np.unique(np.array(users, np.str_), return_index=True, return_inverse=True)
@@ -64,3 +64,14 @@ def every_position(labels: pa.Table, world: World, preparation: Preparation, *, 
     is_cold = np.array([name not in warm for name in world.catalogue.ids], np.bool_)
     is_first = np.isin(np.arange(len(users)), first)
     return Positions(targets, number.astype(np.int64), is_first, is_cold[items], world.event_count[items] == 0)
+
+
+def _followed(past: History, row: int, query: Tokens) -> History:
+    """The history with one more event; a repeat on the spot is the same event, as in every history.
+
+    Of its queries the first that is not empty stays: a query has few tokens, and the first fills them.
+    """
+    if len(past.items) and past.items[-1] == row:
+        asked = past.queries[-1] if len(past.queries[-1]) else query
+        return History(past.items, [*past.queries[:-1], asked])
+    return History(np.append(past.items, row), [*past.queries, query])

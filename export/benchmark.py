@@ -52,7 +52,7 @@ def benchmark_dicer(
     if page_only == (protocol is not None):
         raise click.UsageError("give --protocol to run, or --page-only to write the page of what was run")
     if protocol is not None:
-        known = runs.arms(similar_cap=similar_cap, device=device)
+        known = runs.arms(protocol, similar_cap=similar_cap, device=device)
         names = arms.split(",") if arms else runs.usual_arms(protocol)
         if unknown := [name for name in names if name not in known]:
             raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")

@@ -37,7 +37,7 @@ def _one_thread() -> Iterator[None]:
 def tiny_arms() -> dict[str, Arm]:
     """The arms as they are, with configurations that take a second; LightGCN has a trial that learns nothing."""
     trials: dict[str, tuple[Config, ...]] = {
-        "popularity": arms()["popularity"].trials,
+        "popularity": arms("lastfm")["popularity"].trials,
         "bpr": (TINY,),
         "lightgcn": (
             dataclasses.replace(TINY, layers=2, learning_rate=1e-9),
@@ -45,7 +45,7 @@ def tiny_arms() -> dict[str, Arm]:
         ),
         "dicer": (dicer_tiny(),),
     }
-    return {name: dataclasses.replace(arms()[name], trials=trial) for name, trial in trials.items()}
+    return {name: dataclasses.replace(arms("lastfm")[name], trials=trial) for name, trial in trials.items()}
 
 
 def run(tmp_path: Path, chosen: list[Arm], seeds: int = 1, *, sampled: bool = False) -> list[str]:
@@ -138,7 +138,7 @@ def test_a_killed_run_continues_and_ends_the_same(tmp_path: Path, name: str) -> 
 
 
 def test_arms_have_names_that_the_page_knows() -> None:
-    known = arms()
+    known = arms("lastfm")
     assert set(usual_arms("lastfm")) <= set(usual_arms("paper")) <= set(known)
     assert {"popularity", "bpr", "lightgcn", "dicer"} <= set(usual_arms("full"))
     assert "layers_3" not in usual_arms("paper"), "DICER has three layers: it is run once"

@@ -65,9 +65,8 @@ from models.karma.text import (
     padded,
     read_catalogue,
     read_histories,
-    vocabulary_size,
 )
-from models.karma.training import TrainedKarma, karma_loss, prepare, pretrain, read_world
+from models.karma.training import TrainedKarma, karma_loss, new_network, prepare, pretrain, read_world
 from models.training import LoopConfig, fit
 
 LASTFM = Path(__file__).resolve().parents[2] / "shared" / "data" / "hetrec2011-lastfm-2k"
@@ -185,12 +184,7 @@ def _bench(kind: str, items: pa.Table, rows: pa.Table, options: argparse.Namespa
 def _trained(features: Mapping[str, pa.Table], preparation: Preparation, seed: int) -> Karma:
     config, world = preparation.config, read_world(features, preparation)
     torch.manual_seed(seed)
-    network = Karma(
-        config,
-        vocabulary=vocabulary_size(preparation.tokenizer),
-        items=len(preparation.item_index),
-        picture_width=preparation.picture_width,
-    )
+    network = new_network(preparation)
     pretrain(network, world.catalogue.tokens, config, seed=seed, checkpoint=None)
     sampler = Sampler.of(world.catalogue, world.categories, world.event_count, world.histories, config)
     loop = LoopConfig(steps=config.steps, learning_rate=config.learning_rate, validate_every=config.steps)

@@ -6,7 +6,7 @@ over all items instead of one sampled negative, which is the stronger form (Petr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,9 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.karma.evaluation import Targets, ranks, smooth_gain
+from models.karma.evaluation import Score, Targets, score_ranks, smooth_gain
 from models.karma.text import PAD, History, Rows, padded
-from models.metrics import Ranks
 from models.training import Fit, LoopConfig, fit
-
-Score = Callable[[Targets, slice], NDArray[np.floating]]
-"""Scores [rows, items] of a slice of targets, by their histories alone."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +56,6 @@ def sasrec_grid() -> tuple[SasrecConfig, ...]:
         SasrecConfig(layers=layers, learning_rate=rate, dropout=dropout)
         for layers, rate, dropout in ((2, 1e-3, 0.2), (2, 3e-3, 0.2), (2, 1e-3, 0.5), (4, 1e-3, 0.2))
     )
-
-
-def score_ranks(targets: Targets, score: Score) -> Ranks:
-    """Rank of every target."""
-    return ranks(targets, lambda part: score(targets, part))
-
-
-def popularity_score(event_count: NDArray[np.int64]) -> Score:
-    """The most taken items first, for everyone."""
-    counts = event_count.astype(np.float64)
-    return lambda _, part: np.tile(counts, (part.stop - part.start, 1))
 
 
 def cosine_neighbours(histories: Sequence[Rows], items: int) -> csr_array:

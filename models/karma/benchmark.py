@@ -26,18 +26,15 @@ from models.benchmark import environment, peak_memory_mib, reset_peak_memory
 from models.karma.baselines import (
     Neighbours,
     SasrecConfig,
-    Score,
     moved,
     neighbours_grid,
     neighbours_score,
-    popularity_score,
     sasrec_grid,
     sasrec_score,
-    score_ranks,
     train_sasrec,
 )
 from models.karma.config import KarmaConfig
-from models.karma.evaluation import smooth_gain
+from models.karma.evaluation import Score, popularity_score, score_ranks, smooth_gain
 from models.karma.judging import (
     VERSION,
     Arrays,

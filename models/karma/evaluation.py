@@ -69,6 +69,10 @@ class Targets:
         )
 
 
+Score = Callable[[Targets, slice], NDArray[np.floating]]
+"""Scores [rows, items] of a slice of targets, by their histories alone."""
+
+
 def held_out_targets(
     labels: pa.Table,
     histories: Mapping[str, History],
@@ -169,10 +173,20 @@ def ranks(targets: Targets, score: Callable[[slice], NDArray[np.floating]], *, r
     return np.concatenate(found)
 
 
+def score_ranks(targets: Targets, score: Score) -> Ranks:
+    """Rank of every target."""
+    return ranks(targets, lambda part: score(targets, part))
+
+
+def popularity_score(event_count: NDArray[np.int64]) -> Score:
+    """The most taken items first, for everyone."""
+    counts = event_count.astype(np.float64)
+    return lambda _, part: np.tile(counts, (part.stop - part.start, 1))
+
+
 def popularity_ranks(targets: Targets, event_count: NDArray[np.int64]) -> Ranks:
     """Ranks when everybody is shown the most popular items first."""
-    counts = event_count.astype(np.float64)
-    return ranks(targets, lambda part: np.tile(counts, (part.stop - part.start, 1)))
+    return score_ranks(targets, popularity_score(event_count))
 
 
 def model_ranks(users: NDArray[np.float32], items: NDArray[np.float32], targets: Targets) -> Ranks:

@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from features.training_sets import TrainingSet
-from models.karma.baselines import Score, cosine_neighbours, score_ranks
+from models.karma.baselines import cosine_neighbours
 from models.karma.config import KarmaConfig
 from models.karma.downstream import Judged, Stage, auc, grouped_auc, judge_rankers
-from models.karma.evaluation import encode_catalogue, encode_users, figures, model_ranks, user_sequences
+from models.karma.evaluation import (
+    Score,
+    encode_catalogue,
+    encode_users,
+    figures,
+    model_ranks,
+    score_ranks,
+    user_sequences,
+)
 from models.karma.fidelity import decoded_fidelity, probe, said
 from models.karma.network import Karma
 from models.karma.positions import Positions, every_position

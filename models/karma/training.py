@@ -87,12 +87,7 @@ def train_karma(
     world = read_world(training_set.train, preparation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Karma(
-            config,
-            vocabulary=vocabulary_size(preparation.tokenizer),
-            items=len(preparation.item_index),
-            picture_width=preparation.picture_width,
-        ).to(config.device)
+        network = new_network(preparation).to(config.device)
     run = None
     if checkpoint is not None:  # a run under other settings or data is another run
         run = (
@@ -126,6 +121,16 @@ def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparatio
         tokenizer,
         {item: index for index, item in enumerate(sorted(warm), start=1)},
         picture_width(catalogue),
+    )
+
+
+def new_network(preparation: Preparation) -> Karma:
+    """An untrained network for inputs so prepared; the weights come from torch's global generator."""
+    return Karma(
+        preparation.config,
+        vocabulary=vocabulary_size(preparation.tokenizer),
+        items=len(preparation.item_index),
+        picture_width=preparation.picture_width,
     )
 
 

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from export.champions import champion, moves
-from export.cli import main
 from export.held_out import HELD_OUT, held_out_gains
 from features.configuration import Configuration, load
 from features.releases import STAGING, open_release, open_releases
 from features.training_sets import read_training_set
+from tests.command_line import attractor, told
 from tests.tiny_world import NIGHT, write_world
 
 FIRST = NIGHT - dt.timedelta(days=1)
-
-
-def attractor(*arguments: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
-        patch.setattr("sys.argv", ["attractor", *arguments])
-        main()
-    return int(exit_.value.code or 0)
-
-
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    capsys.readouterr()
-    assert attractor(*arguments, "--json") == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from export.cli import main
 from features.configuration import Configuration, load
 from features.releases import open_releases
+from tests.command_line import attractor, told
 from tests.tiny_world import NIGHT, write_world
 
 
@@ -26,20 +24,6 @@ def configuration(world: Path) -> Configuration:
     """The world after its first night: both models trained, one release live."""
     assert attractor("night", "--date", str(NIGHT), "--config", str(world)) == 0
     return load(world)
-
-
-def attractor(*arguments: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
-        patch.setattr("sys.argv", ["attractor", *arguments])
-        main()
-    return int(exit_.value.code or 0)
-
-
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    capsys.readouterr()
-    assert attractor(*arguments, "--json") == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_the_same_night_again_re_uses_everything(

@@ -14,12 +14,10 @@ from models.karma.baselines import (
     cosine_neighbours,
     moved,
     neighbours_score,
-    popularity_score,
     sasrec_score,
-    score_ranks,
     train_sasrec,
 )
-from models.karma.evaluation import Targets
+from models.karma.evaluation import Targets, popularity_score, score_ranks
 from models.karma.text import EMPTY, History
 
 TINY = SasrecConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import ArtifactCorrupt, MissingInput
-from features.files import fsync, fsync_tree, read_json, sha256_of_file, sha256_of_json, temporary_sibling, write_json
+from features.files import fsync, fsync_tree, sha256_of_file, sha256_of_json, temporary_sibling, write_json
+from features.releases import read_object
+from features.stored_files import stored_files
 
 MANIFEST = "manifest.json"
+VERSION = re.compile(r"([a-z][a-z0-9_]{0,31})-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,37 @@ def save(root: Path, model: str, fill: Callable[[Path], Mapping[str, Any]]) -> A
 
 
 def load(root: Path, version: str) -> Artifact:
-    """Open and verify an artifact. Raises MissingInput if absent, ArtifactCorrupt if a byte changed."""
-    model = version.rsplit("-", 1)[0]
+    """Open and verify an artifact.
+
+    Raises MissingInput if absent, ArtifactCorrupt if a byte changed, a file is there that the manifest does not name,
+    or an ONNX graph reads weights from a file that is not of the artifact.
+    """
+    parts = VERSION.fullmatch(version)
+    if parts is None:
+        raise MissingInput(f"expected an artifact such as karma-0123456789ab, got {version!r}")
+    model = parts[1]
     directory = root / model / version
     if not (directory / MANIFEST).is_file():
         raise MissingInput(f"no artifact {version} under {root}; run `attractor train` and `attractor export`")
-    manifest = read_json(directory / MANIFEST)
+    manifest = read_object(directory / MANIFEST)
     if f"{model}-{sha256_of_json(manifest)[:12]}" != version:
         raise ArtifactCorrupt(f"{directory / MANIFEST} does not hash to {version}")
-    for name, recorded in manifest["files"].items():
-        path = directory / name
-        if not path.is_file() or sha256_of_file(path) != recorded["sha256"]:
-            raise ArtifactCorrupt(f"{path} is not the file recorded in {directory / MANIFEST}")
+    if manifest.get("model") != model or not isinstance(manifest.get("about"), Mapping):
+        raise ArtifactCorrupt(f"{directory / MANIFEST}: expected `about` and the model {model}")
+    _check_files(directory, manifest.get("files"))
     return Artifact(model, version, directory, manifest)
+
+
+def _check_files(directory: Path, recorded: Any) -> None:
+    files = stored_files(directory / MANIFEST, recorded)
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if name not in files and name != MANIFEST and (path.is_symlink() or not path.is_dir()):
+            raise ArtifactCorrupt(f"{path} is not named by {directory / MANIFEST}: a graph beside it might be run")
+    for file in files.values():
+        file.verify()
+    for name, file in files.items():
+        if file.path.suffix == ".onnx":
+            from export.external_data import check_external_data  # onnx: not needed to look at other artifacts
+
+            check_external_data(file.path, files.keys(), folder=name.rpartition("/")[0])

@@ -90,9 +90,31 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object stored at `path`."""
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """The JSON object stored at `path`.
+
+    Raises ValueError for what is not UTF-8 or not JSON, NaN and infinities, and a name that an object has twice.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("expected JSON, got values nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python's own reading keeps the last of two values, other readers the first.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"expected names once, got {next(name for name in names if names.count(name) > 1)!r} again")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"expected JSON, got {name}")
 
 
 def sha256_of_file(path: Path) -> str:

@@ -6,6 +6,7 @@ proposes rows; whoever looks a key up compares it with the key that is stored th
 
 from __future__ import annotations
 
+import tokenize
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _WORD = 8
 _SEED = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 _MIX = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)  # MurmurHash3's 64-bit finaliser
 _ALL_BITS = 2**64 - 1
+# What NumPy raises for a header that is none: it reads the header as a Python literal.
+_UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, MemoryError, tokenize.TokenError)
 _TAIL_MASKS = np.array([(1 << (8 * used)) - 1 for used in range(_WORD + 1)], np.uint64)
 
 
@@ -93,28 +96,42 @@ class KeyIndex:
             yield rows[place]
             place += 1
 
+    def check(self, count: int) -> None:
+        """Raises ArtifactCorrupt unless this is an index of `count` rows: hashes that rise, every row named once."""
+        if len(self.rows) != count:
+            raise ArtifactCorrupt(f"expected an index of {count} rows, got one of {len(self.rows)} keys")
+        inside = bool(((self.rows >= 0) & (self.rows < count)).all())
+        if not inside or (np.bincount(self.rows, minlength=count) != 1).any():
+            raise ArtifactCorrupt(f"expected an index that names each of {count} rows once")
+        if (self.hashes[1:] < self.hashes[:-1]).any():
+            raise ArtifactCorrupt("expected an index of hashes in ascending order")
+
     def shared_rows(self) -> Rows:
         """Rows whose hash another row has too: where duplicate keys must be looked for."""
         same = self.hashes[1:] == self.hashes[:-1]
         return self.rows[np.append(same, False) | np.append(False, same)] if len(self.hashes) else self.rows
 
 
+def index_names(name: str) -> tuple[str, str]:
+    """The two files of the index of table `name`."""
+    return f"{name}.hashes.npy", f"{name}.rows.npy"
+
+
 def write_index(folder: Path, name: str, hashes: Hashes) -> None:
     """Write the index of a table whose row i has `hashes[i]`."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.argsort(hashes, kind="stable").astype(np.int64)
-    np.save(folder / f"{name}.hashes.npy", hashes[rows], allow_pickle=False)
-    np.save(folder / f"{name}.rows.npy", rows, allow_pickle=False)
+    for file, array in zip(index_names(name), (hashes[rows], rows), strict=True):
+        np.save(folder / file, array, allow_pickle=False)
 
 
 def open_index(folder: Path, name: str) -> KeyIndex:
     """Map an index into memory. Raises ArtifactCorrupt if it is not one."""
     try:
-        hashes = np.load(folder / f"{name}.hashes.npy", mmap_mode="r", allow_pickle=False)
-        rows = np.load(folder / f"{name}.rows.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        hashes, rows = (np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in index_names(name))
+    except _UNREADABLE as error:
         raise ArtifactCorrupt(f"index {name} in {folder} cannot be read: {error}") from error
-    if hashes.dtype != np.uint64 or rows.dtype != np.int64 or hashes.shape != rows.shape:
+    if hashes.dtype != np.uint64 or rows.dtype != np.int64 or hashes.shape != rows.shape or hashes.ndim != 1:
         raise ArtifactCorrupt(f"index {name} in {folder}: expected uint64 and int64 of one length")
     return KeyIndex(np.asarray(hashes), np.asarray(rows))
 

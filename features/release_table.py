@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from features.contracts import TIMESTAMP, VECTOR, Column, Table
 from features.errors import ArtifactCorrupt
-from features.key_index import KeyIndex, Rows, key_hash, key_hashes, open_index, same_keys
+from features.key_index import KeyIndex, Rows, index_names, key_hash, key_hashes, open_index, same_keys
 
 BATCH_ROWS = 32_768
 """Rows of every record batch but the last: row r stands in batch r // BATCH_ROWS."""
@@ -36,7 +36,7 @@ _SCALARS = (
     TIMESTAMP,
 )
 _TYPES = {str(one): one for scalar in _SCALARS for one in (scalar, pa.list_(scalar))}
-_FIXED = re.compile(r"fixed_size_list<item: float>\[([1-9]\d*)\]")
+_FIXED = re.compile(r"fixed_size_list<item: float>\[([1-9]\d{0,5})\]")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -59,6 +59,15 @@ def _type_named(name: str) -> pa.DataType:
     if fixed is None and name not in _TYPES:
         raise ValueError(f"expected a type that releases store, got {name!r}")
     return pa.list_(pa.float32(), int(fixed[1])) if fixed else _TYPES[name]
+
+
+def stored_names(tables: Iterable[Table]) -> list[str]:
+    """The files that `open_table` maps of each table, as a manifest names them."""
+    return [
+        name
+        for table in tables
+        for name in (f"{table.name}/{ROWS_FILE}", *(f"{INDEX_FOLDER}/{part}" for part in index_names(table.name)))
+    ]
 
 
 def embedding_columns(table: Table) -> tuple[str, ...]:
@@ -232,15 +241,16 @@ def open_table(directory: Path, table: Table) -> ReleasedTable:
         mapped = pa.memory_map(str(file)).read_buffer()
         reader = pa.ipc.open_file(pa.BufferReader(mapped))
         batches = tuple(reader.get_batch(i) for i in range(reader.num_record_batches))
-    except (OSError, pa.ArrowInvalid) as error:
+        for batch in batches:  # offsets and UTF-8: Arrow takes both for granted when it reads
+            batch.validate(full=True)
+    except (OSError, pa.ArrowException, MemoryError) as error:
         raise ArtifactCorrupt(f"{file} cannot be read: {error}") from error
     if [batch.num_rows for batch in batches[:-1]] != [BATCH_ROWS] * (len(batches) - 1) or not batches:
         raise ArtifactCorrupt(f"{file}: expected record batches of {BATCH_ROWS} rows but for the last")
     windows = {name: _windows(mapped, batches, table, name, file) for name in embedding_columns(table)}
     _check_schema(file, reader.schema, stored_schema(table, max((w.dimension for w in windows.values()), default=0)))
     index = open_index(directory / INDEX_FOLDER, table.name)
-    if len(index.rows) != sum(batch.num_rows for batch in batches):
-        raise ArtifactCorrupt(f"{file}: the index has {len(index.rows)} keys for {sum(map(len, batches))} rows")
+    index.check(sum(batch.num_rows for batch in batches))
     return ReleasedTable(table, file, batches, windows, index)
 
 
@@ -249,8 +259,14 @@ def _windows(mapped: pa.Buffer, batches: Sequence[pa.RecordBatch], table: Table,
     if not all(pa.types.is_fixed_size_list(column.type) for column in columns):
         raise ArtifactCorrupt(f"{file}: expected fixed-size lists in column {name!r}, got {columns[0].type}")
     dimension = columns[0].type.list_size
-    addresses = [column.values.buffers()[1].address if len(column) else mapped.address for column in columns]
-    starts = np.array([(address - mapped.address) // 4 for address in addresses], np.int64)
+    offsets = [column.values.buffers()[1].address - mapped.address if len(column) else 0 for column in columns]
+    spans = [(offset, offset + 4 * dimension * len(column)) for offset, column in zip(offsets, columns, strict=True)]
+    # A compressed batch lies elsewhere, a column with nulls or an offset otherwise than its rows are counted.
+    if any(begin < 0 or begin % 4 or end > mapped.size for begin, end in spans) or mapped.size < 4 * dimension:
+        raise ArtifactCorrupt(f"{file}: expected the vectors of column {name!r} uncompressed within the file")
+    if any(column.null_count or column.values.null_count or column.offset for column in columns):
+        raise ArtifactCorrupt(f"{file}: expected vectors without nulls in column {name!r}")
+    starts = np.array([offset // 4 for offset in offsets], np.int64)
     floats = np.frombuffer(mapped, np.float32, mapped.size // 4)
     runs = np.lib.stride_tricks.as_strided(floats, (len(floats) - dimension + 1, dimension), (4, 4), writeable=False)
     return _Windows(dimension, runs, starts)

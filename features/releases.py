@@ -16,7 +16,6 @@ Neither feast nor torch is imported. The layout below `<state>/store` is
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,8 @@ from numpy.typing import NDArray
 from features.contracts import PUBLISHED, Table
 from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json, sha256_of_file, sha256_of_json
-from features.release_table import ReleasedTable, open_table, table_of_contract
+from features.release_table import ReleasedTable, open_table, stored_names, table_of_contract
+from features.stored_files import stored_files
 from features.windows import midnight, parse_date
 
 POINTER, MANIFEST, READY, AUDIT, REPORT = "current.json", "manifest.json", "READY", "audit.json", "report.html"
@@ -56,14 +56,16 @@ class Pointer:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Pointer:
-        """From the JSON of `current.json`."""
-        return cls(
-            record["release_id"],
-            dt.datetime.fromisoformat(record["published_at"]),
-            record["previous"],
-            tuple(record["history"]),
-            tuple(record["withdrawn"]),
-        )
+        """From the JSON of `current.json`. Raises KeyError, TypeError or ValueError for one that is not a pointer."""
+        withdrawn, previous = tuple(record["withdrawn"]), record["previous"]
+        for name in (record["release_id"], *withdrawn, *([] if previous is None else [previous])):
+            if not RELEASE_ID.fullmatch(name):
+                raise ValueError(f"expected release ids, got {name!r}")
+        published_at = dt.datetime.fromisoformat(record["published_at"])
+        if published_at.utcoffset() is None:
+            raise ValueError(f"expected an instant with a time zone, got {record['published_at']!r}")
+        history = tuple(dict(entry) for entry in record["history"])
+        return cls(record["release_id"], published_at, previous, history, withdrawn)
 
     def record(self) -> dict[str, Any]:
         """As the JSON of `current.json`."""
@@ -169,7 +171,8 @@ class ReleaseStore:
         if live is not None and live[0] == signature:
             return live[1]
         pointer = read_pointer(self.root)
-        assert pointer is not None
+        if pointer is None:
+            raise ArtifactCorrupt(f"{self.root / POINTER}: expected a file")
         try:
             release = self._opened(pointer, live[1] if live else None)
         except ArtifactCorrupt:
@@ -194,9 +197,14 @@ class ReleaseStore:
                 raise ArtifactCorrupt(f"{directory} is named live by {self.root / POINTER} but is not ready")
             raise MissingInput(f"no release {release_id} in {self.root}; `attractor releases` lists them")
         ready = read_object(directory / READY)
+        if not (directory / MANIFEST).is_file():
+            raise ArtifactCorrupt(f"{directory / MANIFEST} does not exist")
         if ready.get("manifest_sha256") != sha256_of_file(directory / MANIFEST):
             raise ArtifactCorrupt(f"{directory / MANIFEST} is not the manifest that {directory / READY} names")
-        return open_release(directory)
+        release = open_release(directory)
+        if release.release_id != release_id:
+            raise ArtifactCorrupt(f"{directory} holds release {release.release_id}")
+        return release
 
     def _names(self, release_id: str) -> bool:
         pointer = read_pointer(self.root)
@@ -230,12 +238,28 @@ def open_release(directory: Path) -> Release:
     try:
         if release_id_of(manifest) != manifest["release_id"]:
             raise ArtifactCorrupt(f"{directory / MANIFEST} does not hash to {manifest['release_id']}")
-        for name, recorded in manifest["files"].items():
-            _check_size(directory / name, recorded["bytes"])
+        _check_told(manifest)
         tables = _contracted(directory, manifest["contracts"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{directory / MANIFEST} lacks what a manifest has: {error!r}") from error
+    files = stored_files(directory / MANIFEST, manifest["files"])
+    for name in stored_names(tables):
+        if name not in files:
+            raise ArtifactCorrupt(f"{directory / MANIFEST} names no {name}")
     return Release(directory, manifest, None, {table.name: open_table(directory, table) for table in tables})
+
+
+def _check_told(manifest: Mapping[str, Any]) -> None:
+    """That what every read tells of its release is there. Raises KeyError, TypeError or ValueError if not."""
+    told = [manifest["space_id"], *(manifest["models"][model] for model in ("karma", "dicer"))]
+    if not all(isinstance(value, str) and value for value in told):
+        raise ValueError(f"expected texts as space_id and models, got {told}")
+    parse_date(manifest["date"])
+    standing = manifest.get("standing")
+    if standing is not None:
+        parse_date(standing["date"])
+        if not set(standing["views"]) <= set(PUBLISHED):
+            raise ValueError(f"expected views of a part that stands in, got {standing['views']}")
 
 
 def _contracted(directory: Path, contracts: Mapping[str, Any]) -> list[Table]:
@@ -249,10 +273,8 @@ def _contracted(directory: Path, contracts: Mapping[str, Any]) -> list[Table]:
 
 def verify(release: Release) -> None:
     """Read every file and compare its SHA-256. Raises ArtifactCorrupt naming the first that differs."""
-    for name, recorded in release.manifest["files"].items():
-        path = release.directory / name
-        if not path.is_file() or sha256_of_file(path) != recorded["sha256"]:
-            raise ArtifactCorrupt(f"{path}: expected SHA-256 {recorded['sha256']}, got other bytes or no file")
+    for file in stored_files(release.directory / MANIFEST, release.manifest["files"]).values():
+        file.verify()
 
 
 def release_id_of(manifest: Mapping[str, Any]) -> str:
@@ -279,18 +301,9 @@ def read_pointer(store: Path) -> Pointer | None:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object of the store. Raises ArtifactCorrupt if it is missing or malformed."""
     try:
-        value = read_json(path)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        return read_json(path)
+    except (OSError, ValueError) as error:
         raise ArtifactCorrupt(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ArtifactCorrupt(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _check_size(path: Path, expected: int) -> None:
-    came = path.stat().st_size if path.is_file() else None
-    if came != expected:
-        raise ArtifactCorrupt(f"{path}: expected {expected} bytes, got {came if came is not None else 'no file'}")
 
 
 def _as_array(ids: Sequence[str] | Sequence[int] | NDArray[Any] | pa.Array, table: Table) -> pa.Array:

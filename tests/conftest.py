@@ -11,6 +11,8 @@ from hypothesis import settings
 # (17 seconds instead of 7 minutes for DICER's on two cores). Set before torch is imported, inherited by every command.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["tests.postgresql_server"]
+
 # Continuous integration draws the same examples each time: a failure there is the change's, and can be repeated here.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

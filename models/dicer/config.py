@@ -106,7 +106,10 @@ class DicerConfig:
 
 
 def paper() -> DicerConfig:
-    """The sizes and the schedule of the paper, section 4.1; the loss is that of the authors' program."""
+    """The sizes of the paper, section 4.1; the loss is that of the authors' program.
+
+    Its rate of 1e-3 for 4,096 pairs a step became three times that for four times as many.
+    """
     return DicerConfig(
         dimension=64,
         layers=3,
@@ -116,9 +119,9 @@ def paper() -> DicerConfig:
         users_per_step=1820,  # × 9 pairs: four of its batches of 4,096 at once, an epoch in two thirds of the time
         positives_per_user=1,
         negatives=8,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         steps=5000,
-        validate_every=100,
+        validate_every=25,
         validation_users=600,
     )
 

@@ -82,7 +82,7 @@ class Ablation:
 
 
 ABLATIONS: Sequence[Ablation] = (
-    Ablation("DICER", "dicer", recall=0.3151),
+    Ablation("DICER (L = 3)", "layers_3", recall=0.3151),
     Ablation("without item similarity", "no_item_similarity", recall=0.2842),
     Ablation("without user similarity", "no_user_similarity", recall=0.2928),
     Ablation("without social", "no_social", recall=0.2945),
@@ -92,7 +92,6 @@ ABLATIONS: Sequence[Ablation] = (
     Ablation("GAT instead of its GNN", "gat", recall=0.3077),
     Ablation("L = 1", "layers_1", recall=0.3074),
     Ablation("L = 2", "layers_2", recall=0.3088),
-    Ablation("L = 3", "dicer", recall=0.3151),
     Ablation("without user interest", "no_user_interest", loss=0.045),
     Ablation("without item attraction", "no_item_attraction", loss=0.058),
 )

@@ -10,6 +10,7 @@ from export.artifacts import Artifact
 from export.champions import evidence
 from export.expectations import expectations
 from export.ledger import Figures
+from export.popularity import popular_items
 from features.configuration import Configuration
 from features.files import replacing_directory, write_json
 
@@ -18,7 +19,7 @@ from features.files import replacing_directory, write_json
 class ScoreConfig:
     """How the night is computed."""
 
-    top_k: int = 50  # attraction list length
+    top_k: int = 50  # length of the attraction lists and of the popularity list
 
 
 def score_night(
@@ -40,6 +41,7 @@ def score_night(
             "space_id": champions["karma"].manifest["about"]["space_id"],
             "metrics": {model: artifact.manifest["about"]["metrics"] for model, artifact in champions.items()},
             "evidence": {model: evidence(configuration, artifact) for model, artifact in champions.items()},
+            "popular_items": popular_items(configuration, date, top_k=config.top_k),
             # Not of the release: the same night again finds more in the cache.
             "figures": {name: figure for name, figure in figures.items() if name != "items_reused"},
         }

@@ -27,7 +27,7 @@ from features.errors import ContractViolation, MissingInput
 from features.files import fsync, fsync_tree, is_temporary, sha256_of_file, write_json
 from features.key_index import key_hashes, write_index
 from features.release_table import BATCH_ROWS, INDEX_FOLDER, ROWS_FILE, embedding_columns, stored_schema
-from features.releases import MANIFEST, READY, RELEASES, STAGING, contract_of, release_id_of
+from features.releases import MANIFEST, POPULAR, READY, RELEASES, STAGING, contract_of, release_id_of
 from features.windows import night_window
 
 LOCK = ".lock"
@@ -44,9 +44,9 @@ def stage(
 
     `also` holds further tables that are served with them, see `features.feast_views`.
 
-    `about` is `scored.json`: `date`, `models`, `space_id`, `metrics`, `figures`. The same content gives the same id
-    and changes nothing. Raises MissingInput without a scored file, ContractViolation if one cannot be laid out:
-    columns or types differ, a value is missing, vectors differ in length.
+    `about` is `scored.json`: `date`, `models`, `space_id`, `metrics`, `figures`, `popular_items`. The same content
+    gives the same id and changes nothing. Raises MissingInput without a scored file, ContractViolation if one cannot
+    be laid out: columns or types differ, a value is missing, vectors differ in length.
     """
     if about["date"] != date.isoformat():
         raise MissingInput(f"{scored} was scored for {about['date']}, asked for {date}; run `attractor score`")
@@ -61,6 +61,8 @@ def stage(
                 table.name: write_table(scored / f"{table.name}.parquet", table, draft)
                 for table in tqdm(tables, desc="stage", disable=None, leave=False)
             }
+            if "popular_items" in about:  # a night that was scored by an earlier version has none
+                write_json(draft / POPULAR, {"item_ids": list(about["popular_items"])})
             contracts = {table.name: contract_of(table) for table in tables}
             manifest = _manifest(draft, date, {"contracts": contracts, "views": views}, about)
             write_json(draft / MANIFEST, manifest)

@@ -20,7 +20,7 @@ from features.errors import ConfigurationError
 
 Section = TypeVar("Section")
 FILE_NAME = "attractor.toml"
-SECTIONS = ("source", "social", "features", "training", "karma", "encoding", "dicer", "score", "gates", "audit")
+SECTIONS = ("source", "social", "features", "training", "karma", "encoding", "dicer", "score", "gates", "audit", "freshness")
 
 
 @dataclass(frozen=True)

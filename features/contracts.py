@@ -186,6 +186,9 @@ DICER_USER_ATTRACTION = Table(
 )
 PUBLISHED: Mapping[str, Table] = {t.name: t for t in (KARMA_USER_INTEREST, KARMA_ITEM_EMBEDDING, DICER_USER_ATTRACTION)}
 
+USER_COLUMNS = frozenset({"user_id", "friend_id", "friend_ids", "similar_user_ids", "consumer_ids"})
+"""Columns that hold ids of users, one or a list of them, wherever they stand: what a user is erased from."""
+
 PROVENANCE: Mapping[str, tuple[Column, ...]] = {
     "karma_user_interest": (
         Column("space_id", pa.string(), "embedding space; only vectors of one space may be compared"),
@@ -196,10 +199,13 @@ PROVENANCE: Mapping[str, tuple[Column, ...]] = {
     ),
     "karma_item_embedding": (
         Column("item_space_id", pa.string(), "embedding space; only vectors of one space may be compared"),
+        Column("item_release_id", pa.string(), "release that served the row"),
+        Column("item_published_at", TIMESTAMP, "when the release went live"),
     ),
     "dicer_user_attraction": (
         Column("attraction_model_version", pa.string(), "artifact of the DICER model"),
         Column("attraction_release_id", pa.string(), "release that served the row"),
+        Column("attraction_published_at", TIMESTAMP, "when the release went live"),
     ),
 }
 """Columns that are one value for a whole release: kept once in its manifest or pointer, served with every row."""

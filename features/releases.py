@@ -10,6 +10,7 @@ Neither feast nor torch is imported. The layout below `<state>/store` is
 
     current.json                                   the pointer
     releases/<id>/{manifest.json, READY, audit.json, report.html, <view>/rows.arrow, index/<view>.*.npy}
+    releases/<id>/popularity/items.json            the items most acted on: what to show where no list may be used
     staging/<id>/                                  the same without READY, not yet or never served
 """
 
@@ -37,6 +38,7 @@ from features.windows import midnight, parse_date
 
 POINTER, MANIFEST, READY, AUDIT, REPORT = "current.json", "manifest.json", "READY", "audit.json", "report.html"
 RELEASES, STAGING = "releases", "staging"
+POPULAR = "popularity/items.json"
 RELEASE_ID = re.compile(r"\d{4}-\d{2}-\d{2}-[0-9a-f]{12}")
 IDENTITY = ("date", "contracts", "files", "models", "space_id")
 """What a release is addressed by; the manifest's other entries describe it."""
@@ -86,6 +88,8 @@ class Release:
     manifest: Mapping[str, Any]
     published_at: dt.datetime | None
     tables: Mapping[str, ReleasedTable]
+    admitted_at: dt.datetime | None = None  # when it first passed publication; publishing it again does not move it
+    popular_items: tuple[str, ...] = ()  # the items most acted on before the night, best first
 
     @property
     def release_id(self) -> str:
@@ -144,10 +148,13 @@ class Release:
         return {
             "space_id": self.space_id,
             "item_space_id": self.space_id,
+            "item_release_id": self.release_id,
+            "item_published_at": self.published_at,
             "model_version": models["karma"],
             "attraction_model_version": models["dicer"],
             "release_id": self.release_id,
             "attraction_release_id": self.release_id,
+            "attraction_published_at": self.published_at,
             "release_date": self.as_of_view("karma_user_interest").date().isoformat(),
             "published_at": self.published_at,
         }
@@ -246,7 +253,30 @@ def open_release(directory: Path) -> Release:
     for name in stored_names(tables):
         if name not in files:
             raise ArtifactCorrupt(f"{directory / MANIFEST} names no {name}")
-    return Release(directory, manifest, None, {table.name: open_table(directory, table) for table in tables})
+    opened = {table.name: open_table(directory, table) for table in tables}
+    return Release(directory, manifest, None, opened, _admitted_at(directory), _popular_items(directory, manifest))
+
+
+def _admitted_at(directory: Path) -> dt.datetime | None:
+    if not (directory / READY).is_file():
+        return None
+    try:
+        at = dt.datetime.fromisoformat(read_object(directory / READY)["admitted_at"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactCorrupt(f"{directory / READY} lacks when the release was admitted: {error!r}") from error
+    if at.utcoffset() is None:
+        raise ArtifactCorrupt(f"{directory / READY}: expected an instant with a time zone, got {at.isoformat()}")
+    return at
+
+
+def _popular_items(directory: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The release's popularity list; none in releases that were staged before lists were carried."""
+    if POPULAR not in manifest["files"]:
+        return ()
+    items = read_object(directory / POPULAR).get("item_ids")
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ArtifactCorrupt(f"{directory / POPULAR}: expected item_ids as a list of texts")
+    return tuple(items)
 
 
 def _check_told(manifest: Mapping[str, Any]) -> None:

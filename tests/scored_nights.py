@@ -62,6 +62,7 @@ def about(date: dt.date, columns: Mapping[str, Mapping[str, Any]], *, space_id: 
         "space_id": space_id,
         "metrics": {"karma": {"test": {"model": {"HR@10": 0.3}, "popularity": {"HR@10": 0.1}}}},
         "evidence": {model: {"parity": dict(PARITY), "quality": None} for model in ("karma", "dicer")},
+        "popular_items": sorted(columns["karma_item_embedding"]["item_id"])[:3],
         "figures": {
             "users_expected": len(columns["karma_user_interest"]["user_id"]),
             "items_expected": len(columns["karma_item_embedding"]["item_id"]),

@@ -62,7 +62,7 @@ def test_the_manifest_says_what_the_release_is(configuration: Configuration) -> 
     assert manifest["window"]["end"] == "2026-03-01T00:00:00+00:00"
     assert manifest["models"] == {"karma": "karma-1", "dicer": "dicer-1"}
     assert manifest["contracts"]["karma_item_embedding"]["key"] == ["item_id"]
-    assert len(manifest["files"]) == 9  # rows and two index arrays a table
+    assert len(manifest["files"]) == 10  # rows and two index arrays a table, and the popularity list
     assert manifest["version"]
 
 

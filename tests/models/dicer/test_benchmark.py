@@ -169,7 +169,7 @@ def made_up(arm: str, seed: int, value: float, *, identity: str = "a") -> dict:
 
 def test_the_page_tells_runs_and_says_what_was_not_run(tmp_path: Path) -> None:
     runs = [made_up("dicer", 0, 0.2), made_up("dicer", 1, 0.3), made_up("dicer", 2, 0.9, identity="older")]
-    for each in [*runs, made_up("no_social", 0, 0.2)]:
+    for each in [*runs, made_up("layers_3", 0, 0.25), made_up("no_social", 0, 0.2)]:
         write_json(tmp_path / "dicer" / "paper" / f"{each['arm']}-{each['seed']}.json", each)
     write_page(tmp_path / "dicer", tmp_path / "dicer.md")
     page = (tmp_path / "dicer.md").read_text(encoding="utf-8")

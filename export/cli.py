@@ -236,16 +236,19 @@ def releases(file: Path | None, as_json: bool) -> None:
     "--date", type=NightDate(), default=None, help="Exit with 4 unless a night of this date or later is served."
 )
 def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
-    """Show what is served and since when, what a rollback would serve, and which model is champion."""
+    """Show what is served, how old it is and what a rollback would serve; exit with 4 if it is stale or missing."""
     from export import champions as standing
     from export import release
+    from features.freshness import open_reader
 
     configuration = load(file)
+    answer = open_reader(configuration).read(now=now())
     champions = {model: standing.champion_version(configuration, model) for model in MODELS}
-    told = release.status(configuration) | {"champions": champions}
+    told = release.status(configuration) | {"champions": champions, "freshness": answer.record()}
     live = told["live"]
     lines = [
         f"live      {live['release_id']} since {told['published_at']}" if live else "live      nothing yet",
+        f"{answer.freshness.state:<9} {answer.freshness.sentence}; read from: {answer.source}",
         f"previous  {told['previous'] or 'none'}",
         *(f"champion  {model}: {version or 'none'}" for model, version in champions.items()),
         *(f"waiting   {release_id}" for release_id in told["waiting"]),
@@ -253,6 +256,8 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
     say(told, as_json, lines)
     if date is not None and (live is None or live["date"] < date.isoformat()):
         click.echo(f"stale: expected a night of {date} or later", err=True)
+        sys.exit(4)
+    if answer.freshness.refused:
         sys.exit(4)
 
 

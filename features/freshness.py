@@ -14,11 +14,13 @@ import datetime as dt
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from features.errors import ArtifactCorrupt, MissingInput
 from features.releases import Release, ReleaseStore, read_pointer
+
+if TYPE_CHECKING:  # it imports pydantic, which a reader that names its store can do without
+    from features.configuration import Configuration
 
 Fallback = Literal["none", "previous", "popularity"]
 Source = Literal["live", "previous", "popularity", "none"]
@@ -62,6 +64,11 @@ class Freshness:
     age: dt.timedelta | None = None
     published_age: dt.timedelta | None = None
 
+    @property
+    def refused(self) -> bool:
+        """Whether it is known to be too old, or not there."""
+        return self.state in (State.STALE, State.MISSING)
+
     def record(self) -> dict[str, Any]:
         """As JSON values; ages in seconds."""
         return {
@@ -84,6 +91,10 @@ class Answer:
     release: Release | None = None
     popular_items: tuple[str, ...] = ()
 
+    def record(self) -> dict[str, Any]:
+        """As JSON values: the verdict, and where to read from."""
+        return self.freshness.record() | {"source": self.source, "popular_items": list(self.popular_items)}
+
 
 class FreshReader:
     """A release store read against a declared age; safe to share between threads, one for the life of a process."""
@@ -102,7 +113,7 @@ class FreshReader:
         """
         live, why = self._live()
         judged = Freshness(State.MISSING, why) if live is None else judge(live, self._config, now=now)
-        if judged.state in (State.FRESH, State.UNDECLARED):
+        if not judged.refused:
             return Answer(judged, "live", live)
         earlier = self._previous() if self._config.fallback != "none" else None
         if self._config.fallback == "popularity":
@@ -138,14 +149,17 @@ class FreshReader:
             return None
 
 
-def open_reader(store: Path | None = None, config: FreshnessConfig | None = None) -> FreshReader:
-    """The reader of the store and the section [freshness] of the configuration that `configuration.load` finds."""
-    if store is not None and config is not None:
-        return FreshReader(ReleaseStore(store), config)
-    from features.configuration import load  # pydantic: not needed by a reader that names both
+def open_reader(configuration: Configuration | None = None) -> FreshReader:
+    """The reader of a configuration's store by its section [freshness]; by default of the one that `load` finds.
 
-    found = load()
-    return FreshReader(ReleaseStore(store or found.releases), config or found.section("freshness", FreshnessConfig))
+    A process without attractor.toml makes its own: `FreshReader(ReleaseStore(path), FreshnessConfig("36h"))`.
+    """
+    if configuration is None:
+        from features.configuration import load
+
+        configuration = load()
+    config = configuration.section("freshness", FreshnessConfig)
+    return FreshReader(ReleaseStore(configuration.releases), config)
 
 
 def judge(release: Release, config: FreshnessConfig, *, now: dt.datetime) -> Freshness:
@@ -168,9 +182,7 @@ def judge(release: Release, config: FreshnessConfig, *, now: dt.datetime) -> Fre
     )
     newest = max(end, release.as_of, published_at or end, release.admitted_at or end)
     if newest - now > duration(config.clock_skew):
-        why = (
-            f"{release.release_id} is dated {in_words(newest - now)} after now: a clock is wrong, its age unknown"
-        )
+        why = f"{release.release_id} is dated {in_words(newest - now)} after now: a clock is wrong, its age unknown"
         return replace(told, state=State.STALE, sentence=why)
     if config.max_age is None:
         return replace(told, sentence=f"{told.sentence}; no [freshness] max_age is declared")

@@ -20,7 +20,21 @@ from features.errors import ConfigurationError
 
 Section = TypeVar("Section")
 FILE_NAME = "attractor.toml"
-SECTIONS = ("source", "social", "features", "training", "karma", "encoding", "dicer", "score", "gates", "audit", "freshness")
+SECTIONS = (
+    "source",
+    "social",
+    "features",
+    "training",
+    "karma",
+    "encoding",
+    "dicer",
+    "score",
+    "gates",
+    "audit",
+    "freshness",
+    "ledger",
+    "doctor",
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class Configuration:
 
     @property
     def ledger(self) -> Path:
-        """The ledger of stage runs (SQLite)."""
+        """The ledger of stage runs, where [ledger] names no other database."""
         return self.state / "ledger.db"
 
 

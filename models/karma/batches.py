@@ -77,7 +77,11 @@ class Sampler:
         usable = [history for history in histories.values() if len(history.items)]
         if not usable:
             raise ValueError("expected histories with events on catalogue items to train on, got none")
-        target = np.bincount(np.concatenate([history.items for history in usable]), minlength=len(catalogue))
+        ends = np.array([_earliest_end(history, catalogue, config) for history in usable], np.int64)
+        lengths = np.array([len(history.items) for history in usable])
+        items = np.concatenate([history.items for history in usable])
+        # a draw takes a stretch of a history, so of a long one each event comes up less often
+        target = np.bincount(items, weights=np.repeat(ends / lengths, lengths), minlength=len(catalogue))
         users = np.bincount(np.concatenate([np.unique(h.items) for h in usable]), minlength=len(catalogue))
         popularity = (event_count + 1.0) ** 0.75
         names, category = np.unique(np.array(categories, dtype=object).astype(str), return_inverse=True)
@@ -87,7 +91,7 @@ class Sampler:
             config,
             catalogue,
             usable,
-            np.array([_earliest_end(history, catalogue, config) for history in usable], np.int64),
+            ends,
             category.astype(np.int64),
             [np.flatnonzero(category == code) for code in range(len(names))],
             SoftRows.of(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from features.contracts import VECTOR, Table
+from features.erased_users import NOBODY, ErasedUsers
 from features.errors import ContractViolation
-from features.row_rules import KnownIds, broken_rows, conform, row_schema
+from features.row_rules import KnownIds, broken_rows, conform, identifying, row_schema
 from features.sources.source import BATCH_ROWS, Rows
 from features.windows import EPOCH, Window
 
@@ -52,7 +53,9 @@ class _Quarantine:
         text = {name: _as_text(batch.column(name)) for name in batch.schema.names}
         values = [_value(text, column, index) for index, column in enumerate(columns)]
         if self.refuse:
-            raise ContractViolation(self.table.name, columns[0], rules[0], row=int(numbers[0]), value=values[0])
+            record = identifying(self.table, {name: column[0] for name, column in text.items()})
+            row, value = int(numbers[0]), values[0]
+            raise ContractViolation(self.table.name, columns[0], rules[0], row=row, value=value, record=record)
         self.counts.update(f"{column}: {rule}" for column, rule in zip(columns, rules, strict=True))
         self.rows.append(numbers)
         if self.writer is None:
@@ -65,6 +68,10 @@ class _Quarantine:
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
+
+    def leave_out(self, numbers: NDArray[np.int64]) -> None:
+        """Rows that are neither written nor kept here."""
+        self.rows.append(numbers)
 
     def source_row(self, position: NDArray[np.int64], written: int) -> NDArray[np.int64]:
         """Row numbers at the source of rows written, where the whole table was read."""
@@ -79,17 +86,19 @@ def write_checked(
     *,
     known: KnownIds,
     refuse: bool,
+    erased: ErasedUsers = NOBODY,
     window: Window | None = None,
 ) -> Checked:
     """Write `<table>.parquet` and, if rows were rejected, `quarantine/<table>.parquet` below `directory`.
 
-    With `window`, rows dated outside it are left out; undated ones are not, so that their rule rejects them,
+    Rows of `erased` users are left out before anything else looks at them. With `window`, rows dated outside it are
+    left out; undated ones are not, so that their rule rejects them,
     and a window that starts at the epoch takes everything older too. Raises ContractViolation for what breaks
     the contract as a whole, and, with `refuse`, for the first bad row.
     """
     path = directory / f"{table.name}.parquet"
     with closing(_Quarantine(table, directory / QUARANTINE, refuse)) as quarantine:
-        written = _write_rows(table, stream, path, quarantine, known=known, window=window)
+        written = _write_rows(table, stream, path, quarantine, known=known, erased=erased, window=window)
         if table.key:
             written -= _reject_repeats(table, path, quarantine, written)
         return Checked(written, dict(sorted(quarantine.counts.items())))
@@ -102,6 +111,7 @@ def _write_rows(
     quarantine: _Quarantine,
     *,
     known: KnownIds,
+    erased: ErasedUsers,
     window: Window | None,
 ) -> int:
     written = 0
@@ -113,6 +123,9 @@ def _write_rows(
             progress.update(rows.batch.num_rows)
             batch = conform(table, rows.batch)
             numbers = np.arange(rows.first_row, rows.first_row + batch.num_rows)
+            forgotten = erased.rows(batch)
+            quarantine.leave_out(numbers[forgotten])
+            batch, numbers = batch.filter(pa.array(~forgotten)), numbers[~forgotten]
             if window is not None:
                 inside = _inside(batch.column("event_at"), window)
                 batch, numbers = batch.filter(pa.array(inside)), numbers[inside]

@@ -31,6 +31,8 @@ _WHOLE_MODELS = ("dicer", "dicer_plus")
 _FIRST_SEED = 0  # on which trials compete
 _GAT_CAP = 20  # its layers hold a row for each edge: 25 million edges of Ciao would take 6.5 GB a layer
 _TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("full", "dicer"): {"validate_every": 50, "validation_users": 200},  # a look at 600 users ranks 7 or 10 million
+    ("lastfm", "dicer"): {"validate_every": 50, "validation_users": 200},  # pairs, as long as 20 steps take
     ("lastfm", "dicer_plus"): {"temperature": 0.15},  # by the validation part, as elsewhere 0.2: models/LOG.md
 }
 _ABLATION_SIZE = {"dimension": 32, "hidden": 32, "negatives": 4, "learning_rate": 5e-3}  # a third of DICER's time

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.audit_subjects import subjects
+from export.drafts import exclusive_store
 from export.gates import PARTS, PASSED, AuditConfig, Verdict, verdicts
 from export.staging import directory_of, is_released, standing
 from features.configuration import Configuration
@@ -62,6 +63,12 @@ def audit(configuration: Configuration, release_id: str) -> AuditReport:
 
     Raises MissingInput if there is no such release, ArtifactCorrupt if its files are not what was staged.
     """
+    with exclusive_store(configuration.releases):
+        return audit_held(configuration, release_id)
+
+
+def audit_held(configuration: Configuration, release_id: str) -> AuditReport:
+    """`audit`, for one who holds the store's lock."""
     store = configuration.releases
     directory = directory_of(store, release_id)
     if is_released(store, release_id):

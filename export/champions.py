@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from export.artifacts import Artifact, load
 from export.locks import exclusive
+from export.renaming import Names, renamed
 from features.configuration import Configuration
 from features.errors import MissingInput
-from features.files import read_json, write_json
+from features.files import disk_errors, read_json, remove_temporaries, write_json
 
 MODELS = ("karma", "dicer")
 LOCK = ".lock"
@@ -55,7 +57,7 @@ def crown(
     quality: Mapping[str, Any] | None,
 ) -> None:
     """Make `artifact` the champion of its model; whether it may be is for `export/promotion.py` to say."""
-    with exclusive(configuration.champions / LOCK):
+    with _exclusive(configuration.champions):
         replaced = champion_version(configuration, artifact.model)
         if replaced != artifact.version:
             made = {"gates": [dict(gate) for gate in gates], "quality": dict(quality) if quality else None}
@@ -67,7 +69,7 @@ def demote(configuration: Configuration, model: str, *, at: dt.datetime, reason:
 
     Raises MissingInput if there is no champion or none before it, ArtifactCorrupt if that one cannot be read.
     """
-    with exclusive(configuration.champions / LOCK):
+    with _exclusive(configuration.champions):
         now = champion(configuration, model).version
         replaced = {move["version"]: move["replaced"] for move in reversed(moves(configuration, model))}
         before = replaced.get(now)
@@ -75,6 +77,14 @@ def demote(configuration: Configuration, model: str, *, at: dt.datetime, reason:
             raise MissingInput(f"no champion of {model} before {now}: promote another artifact instead")
         load(configuration.artifacts, before)
         return _move(configuration, model, before, "demote", at=at, reason=reason, gates=[], quality=None)
+
+
+def rename(configuration: Configuration, versions: Names) -> None:
+    """Call artifacts by other versions in every champion's record: they were stored again with other content."""
+    with _exclusive(configuration.champions):
+        for pointer in (_pointer(configuration, model) for model in MODELS):
+            if pointer.is_file() and (record := read_json(pointer)) != (told := renamed(record, versions)):
+                write_json(pointer, told)
 
 
 def evidence(configuration: Configuration, artifact: Artifact) -> dict[str, Any]:
@@ -94,6 +104,13 @@ def evidence(configuration: Configuration, artifact: Artifact) -> dict[str, Any]
         },
         "quality": promotions[-1]["quality"] if promotions else None,
     }
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    with disk_errors(folder), exclusive(folder / LOCK):
+        remove_temporaries(folder)
+        yield
 
 
 def _move(

@@ -12,13 +12,13 @@ from typing import Any
 
 from export.audit import AuditReport, live_before
 from export.audit_subjects import EXPECTED
+from export.drafts import drafting, settle
 from export.gates import DICER, KARMA, PARTS
-from export.locks import exclusive
-from export.staging import directory_of, is_released, settle
+from export.staging import directory_of, is_released
 from features.configuration import Configuration
-from features.files import fsync_tree, write_json
+from features.files import disk_errors, fsync_tree, write_json
 from features.release_table import INDEX_FOLDER
-from features.releases import MANIFEST, STAGING, read_object, release_id_of
+from features.releases import MANIFEST, read_object, release_id_of
 
 Manifest = Mapping[str, Any]
 
@@ -35,20 +35,16 @@ def compose(configuration: Configuration, report: AuditReport) -> str | None:
         return None
     new = directory_of(store, report.release_id)
     sources = {part: new if part in sound else live for part in PARTS}
-    draft = store / STAGING / f".tmp-composed-{report.release_id}"
-    with exclusive(store / STAGING / f".lock-{report.release_id[:10]}"):
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            manifest = _manifest({part: read_object(source / MANIFEST) for part, source in sources.items()}, report)
-            for name in manifest["files"]:
-                target = draft / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+    with drafting(store) as draft:
+        manifest = _manifest({part: read_object(source / MANIFEST) for part, source in sources.items()}, report)
+        for name in manifest["files"]:
+            target = draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with disk_errors(target):
                 shutil.copyfile(_source(sources, new, name) / name, target)
-            write_json(draft / MANIFEST, manifest)
-            fsync_tree(draft)
-            return settle(store, draft, manifest["release_id"])
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        write_json(draft / MANIFEST, manifest)
+        fsync_tree(draft)
+        return settle(store, draft, manifest["release_id"])
 
 
 def _manifest(manifests: Mapping[str, Manifest], report: AuditReport) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from export.staging import is_released
 from features.configuration import Configuration
 from features.contracts import PROVENANCE, PUBLISHED, TIMESTAMP, Table
-from features.files import replacing_file
-from features.releases import Pointer, Release, open_releases
+from features.files import remove_temporaries, replacing_file
+from features.releases import MANIFEST, RELEASES, Pointer, Release, open_releases, read_object
 
 _RELEASE_KEY = b"release_id"
 
@@ -32,22 +32,26 @@ def partition(configuration: Configuration, view: str, date: dt.date) -> Path:
 def complete(configuration: Configuration, pointer: Pointer) -> None:
     """Write every partition that the pointer's history calls for and that is not there yet.
 
-    Nights whose process was killed after the pointer moved are thus completed by the next publication. Of several
-    releases served for one date the last one stands.
+    For one who holds the store's lock. Nights whose process was killed after the pointer moved are thus completed by
+    the next publication. Of several releases served for one date the last one stands. A standing part's rows are in
+    the history of the night that made them.
     """
+    for view in PUBLISHED:
+        remove_temporaries(configuration.published / view)
     store = open_releases(configuration.releases)
     served: dict[str, Mapping[str, str]] = {}
     for entry in pointer.history:
         if entry["action"] == "publish" and is_released(store.root, entry["release_id"]):
             served[entry["release_id"][:10]] = entry
     for entry in served.values():
-        missing = [view for view in PUBLISHED if not _stands(configuration, view, entry["release_id"])]
-        if missing:
-            release = store.open(entry["release_id"])
+        release_id, at = entry["release_id"], dt.datetime.fromisoformat(entry["at"])
+        standing = (read_object(store.root / RELEASES / release_id / MANIFEST).get("standing") or {"views": []})[
+            "views"
+        ]
+        missing = [view for view in PUBLISHED if view not in standing and not _stands(configuration, view, release_id)]
+        if missing:  # else it need not be opened, which reads all of it
+            release = store.open(release_id)
             for view in missing:
-                if release.as_of_view(view) != release.as_of:
-                    continue  # a standing part: its rows are in the history of the night that made them
-                at = dt.datetime.fromisoformat(entry["at"])
                 _write(partition(configuration, view, release.date), release, view, published_at=at)
 
 

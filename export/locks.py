@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from features.files import make_directory
+
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, waiting for whoever holds it; the file itself stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

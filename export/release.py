@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from export import history
-from export.audit import AuditReport, audit, standing_report
-from export.locks import exclusive
+from export.audit import AuditReport, audit_held, standing_report
+from export.drafts import discard, exclusive_store, move
 from export.release_report import render
-from export.staging import LOCK, directory_of, is_known, is_released, stage, standing
+from export.staging import directory_of, is_known, is_released, stage, standing
 from features.configuration import Configuration
 from features.contracts import PUBLISHED
 from features.errors import GateFailed, MissingInput
-from features.files import fsync, is_temporary, read_json, sha256_of_file, temporary_sibling, write_json, write_text
+from features.files import read_sealed_json, sha256_of_file, write_json, write_sealed_json, write_text
 from features.releases import (
     AUDIT,
     MANIFEST,
@@ -36,7 +34,6 @@ from features.releases import (
     open_releases,
     read_object,
     read_pointer,
-    verify,
 )
 
 __all__ = ["Publication", "is_known", "publish", "releases", "rollback", "stage", "status"]
@@ -51,9 +48,6 @@ KEEP_HISTORY = 400
 """Entries of the pointer's history: more than a year of nights."""
 
 log = logging.getLogger(__name__)
-
-Step = Callable[[str], None]
-"""Told the name of each step once it is durable."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,6 @@ def publish(
     *,
     published_at: dt.datetime,
     force_reason: str | None = None,
-    step: Step = log.debug,
 ) -> Publication:
     """Put a staged release live, if its audit passes or `force_reason` says why to serve it all the same.
 
@@ -85,21 +78,19 @@ def publish(
     if force_reason is not None and not force_reason.strip():
         raise ValueError("expected a reason to publish what a gate refused, got an empty one")
     store = configuration.releases
-    with exclusive(store / LOCK):
-        _sweep(store)
-        if not is_released(store, release_id):
-            _admit(configuration, release_id, published_at=published_at, force_reason=force_reason, step=step)
+    with exclusive_store(store):
+        if is_released(store, release_id):
+            open_releases(store).open(release_id)  # whole still, or it is not served
+        else:
+            _admit(configuration, release_id, published_at=published_at, force_reason=force_reason)
         pointer = read_pointer(store)
         refusal = _why_not_live(pointer, release_id, force_reason)
         if refusal is None and (pointer is None or pointer.release_id != release_id):
             pointer = _moved(pointer, release_id, "publish", published_at=published_at, reason=force_reason)
-            write_json(store / POINTER, pointer.record())
-            step("pointed")
+            write_sealed_json(store / POINTER, pointer.record())
         assert pointer is not None
         history.complete(configuration, pointer)
-        step("history")
         _retire(store, pointer, spared=release_id)
-        step("retired")
     sentence = refusal or f"{release_id} is live since {pointer.published_at.isoformat()}"
     return _publication(release_id, pointer, sentence, force_reason)
 
@@ -111,7 +102,7 @@ def rollback(configuration: Configuration, *, published_at: dt.datetime, to: str
     Raises MissingInput if there is nothing to go back to, ArtifactCorrupt if it cannot be read.
     """
     store = configuration.releases
-    with exclusive(store / LOCK):
+    with exclusive_store(store):
         pointer = read_pointer(store)
         if pointer is None:
             raise MissingInput(f"no release is published in {store}: nothing to roll back")
@@ -124,7 +115,7 @@ def rollback(configuration: Configuration, *, published_at: dt.datetime, to: str
         left = pointer.release_id
         pointer = _moved(pointer, target, "rollback", published_at=published_at, reason=None)
         pointer = replace(pointer, previous=_before(store, pointer, target))
-        write_json(store / POINTER, pointer.record())
+        write_sealed_json(store / POINTER, pointer.record())
     return _publication(target, pointer, f"{target} is live again instead of {left}", None)
 
 
@@ -161,28 +152,20 @@ def _admit(
     *,
     published_at: dt.datetime,
     force_reason: str | None,
-    step: Step,
 ) -> None:
     """Audit, report, move out of staging, mark ready."""
     store = configuration.releases
     directory = directory_of(store, release_id)
-    verify(open_release(directory))
-    report = standing_report(configuration, release_id) or audit(configuration, release_id)
-    step("audited")
+    open_release(directory)
+    report = standing_report(configuration, release_id) or audit_held(configuration, release_id)
     if report.refused and not force_reason:
         raise GateFailed(f"release {release_id}", report.refused)
     manifest = _recorded(directory, report, force_reason)
     write_text(directory / REPORT, render(manifest, report, force_reason=force_reason))
-    step("reported")
     released = store / RELEASES / release_id
     if directory != released:
-        released.parent.mkdir(exist_ok=True)
-        directory.rename(released)
-        fsync(released.parent)
-        fsync(directory.parent)
-        step("moved")
-    write_json(released / READY, _ready(released, report, published_at, force_reason))
-    step("ready")
+        move(directory, released)
+    write_sealed_json(released / READY, _ready(released, report, published_at, force_reason))
 
 
 def _recorded(directory: Path, report: AuditReport, force_reason: str | None) -> dict[str, Any]:
@@ -200,6 +183,7 @@ def _ready(released: Path, report: AuditReport, admitted_at: dt.datetime, force_
     return {
         "manifest_sha256": sha256_of_file(released / MANIFEST),
         "audit_sha256": sha256_of_file(released / AUDIT),
+        "report_sha256": sha256_of_file(released / REPORT),
         "refused_gates": report.refused,
         "force_reason": force_reason,
         "admitted_at": admitted_at.isoformat(),
@@ -246,29 +230,20 @@ def _before(store: Path, pointer: Pointer, release_id: str) -> str | None:
 
 
 def _retire(store: Path, pointer: Pointer, *, spared: str) -> None:
-    """Delete old releases and old staged nights: set aside by a rename first, so that none is ever half there."""
+    """Delete old releases and old staged nights; for one who holds the store's lock."""
     kept = {pointer.release_id, pointer.previous, spared}
     for folder, keep in ((RELEASES, max(3, KEEP_RELEASES)), (STAGING, KEEP_STAGED)):
         for name in standing(store / folder, MANIFEST)[:-keep]:
             if name not in kept:
-                aside = temporary_sibling(store / folder / name)
-                (store / folder / name).rename(aside)
-                shutil.rmtree(aside)
+                discard(store, store / folder / name)
                 log.info("retired %s", name)
-
-
-def _sweep(store: Path) -> None:
-    """Remove what a killed retirement set aside."""
-    for path in (store / RELEASES).glob("*"):
-        if is_temporary(path):
-            shutil.rmtree(path)
 
 
 def _listed(directory: Path, pointer: Pointer | None) -> dict[str, Any]:
     manifest = read_object(directory / MANIFEST)
     name = manifest["release_id"]
     decision = read_object(directory / AUDIT)["decision"] if (directory / AUDIT).is_file() else None
-    ready = read_json(directory / READY) if (directory / READY).is_file() else None
+    ready = read_sealed_json(directory / READY) if (directory / READY).is_file() else None
     if ready is None:
         state = "refused" if decision == "refused" else "staged"
     elif pointer is not None and name in (pointer.release_id, pointer.previous):

@@ -1,7 +1,6 @@
 """Lay a scored night out as a release: sorted, indexed, memory-mappable, addressed by its content.
 
-A draft is written beside the staged releases and renamed when it is whole, so a killed run leaves at most one
-draft a date, which the next run of that date removes.
+A night is written as a draft and renamed when it is whole, see `export/drafts.py`.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from export.locks import exclusive
+from export.drafts import drafting, settle
 from features.configuration import Configuration
 from features.contracts import PUBLISHED, Table
-from features.errors import ContractViolation, MissingInput
-from features.files import fsync, fsync_tree, is_temporary, sha256_of_file, write_json
+from features.errors import ContractViolation, DiskFailed, MissingInput
+from features.files import disk_errors, fsync_tree, is_temporary, sha256_of_file, write_json
 from features.key_index import key_hashes, write_index
 from features.release_table import BATCH_ROWS, INDEX_FOLDER, ROWS_FILE, embedding_columns, stored_schema
 from features.releases import MANIFEST, POPULAR, READY, RELEASES, STAGING, contract_of, release_id_of
 from features.windows import night_window
 
-LOCK = ".lock"
 SORT_MEMORY = "1GB"
 """Above it DuckDB sorts on disk, inside the draft."""
 
@@ -50,26 +48,19 @@ def stage(
     """
     if about["date"] != date.isoformat():
         raise MissingInput(f"{scored} was scored for {about['date']}, asked for {date}; run `attractor score`")
-    staging = configuration.releases / STAGING
     tables = [*PUBLISHED.values(), *also]
-    with exclusive(staging / f".lock-{date}"):
-        draft = staging / f".tmp-{date}"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        try:
-            views = {
-                table.name: write_table(scored / f"{table.name}.parquet", table, draft)
-                for table in tqdm(tables, desc="stage", disable=None, leave=False)
-            }
-            if "popular_items" in about:  # a night that was scored by an earlier version has none
-                write_json(draft / POPULAR, {"item_ids": list(about["popular_items"])})
-            contracts = {table.name: contract_of(table) for table in tables}
-            manifest = _manifest(draft, date, {"contracts": contracts, "views": views}, about)
-            write_json(draft / MANIFEST, manifest)
-            fsync_tree(draft)
-            return settle(configuration.releases, draft, manifest["release_id"])
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    with drafting(configuration.releases) as draft:
+        views = {
+            table.name: write_table(scored / f"{table.name}.parquet", table, draft)
+            for table in tqdm(tables, desc="stage", disable=None, leave=False)
+        }
+        if "popular_items" in about:  # a night that was scored by an earlier version has none
+            write_json(draft / POPULAR, {"item_ids": list(about["popular_items"])})
+        contracts = {table.name: contract_of(table) for table in tables}
+        manifest = _manifest(draft, date, {"contracts": contracts, "views": views}, about)
+        write_json(draft / MANIFEST, manifest)
+        fsync_tree(draft)
+        return settle(configuration.releases, draft, manifest["release_id"])
 
 
 def is_known(configuration: Configuration, release_id: str) -> bool:
@@ -105,7 +96,7 @@ def write_table(source: Path, table: Table, draft: Path) -> dict[str, int]:
     file = draft / table.name / ROWS_FILE
     file.parent.mkdir()
     hashes = [np.empty(0, np.uint64)]
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with disk_errors(file), pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for batch in _sorted_batches(source, table, draft / ".sort"):
             stored = _laid_out(batch, table, schema)
             writer.write_batch(stored)
@@ -115,17 +106,6 @@ def write_table(source: Path, table: Table, draft: Path) -> dict[str, int]:
     shutil.rmtree(draft / ".sort", ignore_errors=True)
     write_index(draft / INDEX_FOLDER, table.name, np.concatenate(hashes))
     return {"rows": sum(map(len, hashes)), "dimension": dimension}
-
-
-def settle(store: Path, draft: Path, release_id: str) -> str:
-    """Put the draft in its place; a staged twin gives way because its figures may be older, a released one stays."""
-    with exclusive(store / LOCK):
-        if not (store / RELEASES / release_id).exists():
-            target = store / STAGING / release_id
-            shutil.rmtree(target, ignore_errors=True)
-            draft.rename(target)
-            fsync(target.parent)
-    return release_id
 
 
 def _manifest(draft: Path, date: dt.date, laid_out: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,12 +156,15 @@ def _sorted_batches(source: Path, table: Table, scratch: Path) -> Iterator[pa.Ta
     with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(scratch)}) as connection:
         query = f"SELECT {columns} FROM read_parquet(?, file_row_number = true) ORDER BY {order}"
         waiting: list[pa.RecordBatch] = []
-        for batch in connection.execute(query, [str(source)]).to_arrow_reader(BATCH_ROWS):
-            waiting.append(batch)
-            while sum(map(len, waiting)) >= BATCH_ROWS:
-                together = pa.Table.from_batches(waiting)
-                yield together.slice(0, BATCH_ROWS)
-                waiting = together.slice(BATCH_ROWS).to_batches()
+        try:
+            for batch in connection.execute(query, [str(source)]).to_arrow_reader(BATCH_ROWS):
+                waiting.append(batch)
+                while sum(map(len, waiting)) >= BATCH_ROWS:
+                    together = pa.Table.from_batches(waiting)
+                    yield together.slice(0, BATCH_ROWS)
+                    waiting = together.slice(BATCH_ROWS).to_batches()
+        except duckdb.IOException as error:
+            raise DiskFailed(f"{scratch}, for sorting {source}: {error}") from error
         if sum(map(len, waiting)):
             yield pa.Table.from_batches(waiting)
 

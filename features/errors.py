@@ -4,8 +4,10 @@ AttractorError
 ├── ConfigurationError   attractor.toml is missing, malformed or names an unknown setting
 ├── ContractViolation    a table breaks its contract: table, column, row and rule are in the message
 ├── SocialMisalignment   the social graph belongs to other people than the events; figures are in the message
+├── SourceUnavailable    the source could not be reached, or was lost or changed while it was read: trying again may do
 ├── MissingInput         a stage was asked for before what it reads exists
 ├── ArtifactCorrupt      stored bytes are not the bytes that were written
+├── DiskFailed           the disk is full, read-only or broken; names the file that it refused
 ├── ParityFailed         an ONNX graph does not compute what its torch network computes
 └── GateFailed           an audit or promotion gate refused; carries the verdicts
 """
@@ -27,11 +29,21 @@ class ConfigurationError(AttractorError):
 class ContractViolation(AttractorError):
     """A table breaks its contract."""
 
-    def __init__(self, table: str, column: str, rule: str, *, row: int | None = None, value: object = None) -> None:
-        """`row` counts from 0 within the table; `value` is what stood there."""
+    def __init__(
+        self,
+        table: str,
+        column: str,
+        rule: str,
+        *,
+        row: int | None = None,
+        value: object = None,
+        record: Mapping[str, object] | None = None,
+    ) -> None:
+        """`row` counts from 0 within the table; `value` is what stood there; `record` tells by what to find the row."""
         self.table, self.column, self.rule, self.row, self.value = table, column, rule, row, value
         where = f"row {row}" if row is not None else "all rows"
-        super().__init__(f"table {table!r}, column {column!r}, {where}: expected {rule}, got {value!r}")
+        found = "; the row: " + ", ".join(f"{name} {text}" for name, text in record.items()) if record else ""
+        super().__init__(f"table {table!r}, column {column!r}, {where}: expected {rule}, got {value!r}{found}")
 
 
 class SocialMisalignment(AttractorError):
@@ -47,12 +59,20 @@ class SocialMisalignment(AttractorError):
         )
 
 
+class SourceUnavailable(AttractorError):
+    """The source could not be reached, or was lost or changed while it was read; nothing was landed."""
+
+
 class MissingInput(AttractorError):
     """A stage was asked for before what it reads exists; the message names the stage to run first."""
 
 
 class ArtifactCorrupt(AttractorError):
     """Stored bytes differ from their recorded SHA-256, or a recorded file is gone."""
+
+
+class DiskFailed(AttractorError):
+    """The disk refused a read or a write. What was there before is still there, and a later run completes."""
 
 
 class ParityFailed(AttractorError):

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from features.errors import ArtifactCorrupt, DiskFailed
+
 _TEMPORARY = ".tmp-"
+_SEAL = "sha256"
+_OF_THE_DISK = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into DiskFailed naming the file that it refused, or `path` if it did not say."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        told = str(error.filename or "")  # removing a directory tells names alone
+        raise DiskFailed(f"{told if told.startswith('/') else path}: {os.strerror(error.errno)}") from error
 
 
 def fsync(path: Path) -> None:
     """Flush one file's, or one directory's, entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def fsync_tree(directory: Path) -> None:
@@ -42,18 +60,37 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(_TEMPORARY)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove the unfinished writes in `folder`; for whoever knows that nobody else is writing there."""
+    for path in list(folder.glob(f"{_TEMPORARY}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def make_directory(path: Path) -> None:
+    """Make `path` and what is missing above it, durably: a file is only as safe as the entries that lead to it."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync(path.parent)
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it becomes `path` in one step, on failure it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(path)
     try:
-        yield temporary
-        fsync(temporary)
-        os.replace(temporary, path)
-        fsync(path.parent)
+        with disk_errors(path):
+            make_directory(path.parent)
+            yield temporary
+            fsync(temporary)
+            os.replace(temporary, path)
+            fsync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what a broken disk keeps is ignored by readers and removed by a later writer
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -63,16 +100,17 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     A directory that stood at `path` is moved aside first and deleted after. For state that is
     served while it is replaced, use content addresses and a pointer instead.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, retired = temporary_sibling(path), temporary_sibling(path)
-    temporary.mkdir()
     try:
-        yield temporary
-        fsync_tree(temporary)
-        if path.exists():
-            os.rename(path, retired)
-        os.rename(temporary, path)
-        fsync(path.parent)
+        with disk_errors(path):
+            make_directory(path.parent)
+            temporary.mkdir()
+            yield temporary
+            fsync_tree(temporary)
+            if path.exists():
+                os.rename(path, retired)
+            os.rename(temporary, path)
+            fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
@@ -86,7 +124,25 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write canonical, readable JSON durably; NaN is refused because it is not JSON."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, _written(value))
+
+
+def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON that carries the SHA-256 of what it says, for `read_sealed_json`."""
+    write_json(path, {**value, _SEAL: sha256_of_json(value)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """The object of `write_sealed_json`. Raises ArtifactCorrupt if it is missing or a byte of it changed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        sealed = _parsed(text)
+    except (OSError, ValueError) as error:
+        raise ArtifactCorrupt(f"{path} cannot be read: {error}") from error
+    value = {name: told for name, told in sealed.items() if name != _SEAL}
+    if text != _written(sealed) or sealed.get(_SEAL) != sha256_of_json(value):
+        raise ArtifactCorrupt(f"{path} is not what was written: its own SHA-256 is that of other content")
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,7 +150,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ValueError for what is not UTF-8 or not JSON, NaN and infinities, and a name that an object has twice.
     """
-    text = path.read_text(encoding="utf-8")
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+def _written(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _parsed(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError as error:

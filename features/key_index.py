@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.errors import ArtifactCorrupt
+from features.files import disk_errors
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -122,7 +123,8 @@ def write_index(folder: Path, name: str, hashes: Hashes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.argsort(hashes, kind="stable").astype(np.int64)
     for file, array in zip(index_names(name), (hashes[rows], rows), strict=True):
-        np.save(folder / file, array, allow_pickle=False)
+        with disk_errors(folder / file), pa.OSFile(str(folder / file), "wb") as sink:  # NumPy's own tells no errno
+            np.save(sink, array, allow_pickle=False)
 
 
 def open_index(folder: Path, name: str) -> KeyIndex:

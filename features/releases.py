@@ -19,6 +19,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 
 from features.contracts import PUBLISHED, Table
 from features.errors import ArtifactCorrupt, MissingInput
-from features.files import read_json, sha256_of_file, sha256_of_json
+from features.files import read_json, read_sealed_json, sha256_of_file, sha256_of_json
 from features.release_table import ReleasedTable, open_table, stored_names, table_of_contract
 from features.stored_files import stored_files
 from features.windows import midnight, parse_date
@@ -167,27 +168,47 @@ class ReleaseStore:
         self.root = root
         self._pointer = str(root / POINTER)
         self._live: tuple[Signature, Release] | None = None
+        self._damaged: tuple[object, str] | None = None  # what was found damaged, in which state of the disk
+        self._opening = threading.Lock()
 
     def current(self) -> Release:
         """The live release; the pointer costs one `stat` while it stands still.
 
-        Raises MissingInput if nothing was published yet, ArtifactCorrupt if what is live cannot be read.
+        Where it moved, the release that it names is read whole before it is served, by one thread; the others are
+        given the one before meanwhile. Raises MissingInput if nothing was published yet, ArtifactCorrupt if what is
+        live is not what was written.
         """
-        signature = self._signature()
         live = self._live
-        if live is not None and live[0] == signature:
+        if live is not None and live[0] == self._signature():
             return live[1]
-        pointer = read_pointer(self.root)
-        if pointer is None:
-            raise ArtifactCorrupt(f"{self.root / POINTER}: expected a file")
+        if not self._opening.acquire(blocking=live is None):
+            assert live is not None
+            return live[1]
         try:
-            release = self._opened(pointer, live[1] if live else None)
-        except ArtifactCorrupt:
-            if self._signature() == signature:
+            return self._moved_on()
+        finally:
+            self._opening.release()
+
+    def _moved_on(self) -> Release:
+        while True:
+            signature, live = self._signature(), self._live
+            if live is not None and live[0] == signature:
+                return live[1]
+            pointer = read_pointer(self.root)
+            if pointer is None:
+                raise ArtifactCorrupt(f"{self.root / POINTER}: expected a file")
+            state = signature, _state(self.root / RELEASES / pointer.release_id)
+            if self._damaged is not None and self._damaged[0] == state:
+                raise ArtifactCorrupt(self._damaged[1])  # known: to read it all again at each request would be a load
+            try:
+                release = self._opened(pointer, live[1] if live else None)
+            except (ArtifactCorrupt, MissingInput) as error:
+                if self._signature() != signature:
+                    continue  # the pointer moved on and what it named was retired meanwhile
+                self._damaged = state, str(error)
                 raise
-            return self.current()  # the pointer moved on and what it named was retired meanwhile
-        self._live = (signature, release)
-        return release
+            self._live = (signature, release)
+            return release
 
     def _opened(self, pointer: Pointer, before: Release | None) -> Release:
         if before is not None and before.release_id == pointer.release_id:
@@ -203,11 +224,6 @@ class ReleaseStore:
             if self._names(release_id):
                 raise ArtifactCorrupt(f"{directory} is named live by {self.root / POINTER} but is not ready")
             raise MissingInput(f"no release {release_id} in {self.root}; `attractor releases` lists them")
-        ready = read_object(directory / READY)
-        if not (directory / MANIFEST).is_file():
-            raise ArtifactCorrupt(f"{directory / MANIFEST} does not exist")
-        if ready.get("manifest_sha256") != sha256_of_file(directory / MANIFEST):
-            raise ArtifactCorrupt(f"{directory / MANIFEST} is not the manifest that {directory / READY} names")
         release = open_release(directory)
         if release.release_id != release_id:
             raise ArtifactCorrupt(f"{directory} holds release {release.release_id}")
@@ -237,10 +253,11 @@ def open_releases(store: Path | None = None) -> ReleaseStore:
 
 
 def open_release(directory: Path) -> Release:
-    """Map a release or a staged one into memory after checking its manifest and the size of every file.
+    """Map a release or a staged one into memory after reading every byte of it once, a second or so for a gigabyte.
 
-    Raises ArtifactCorrupt naming the file that is not what was written. Bytes are checked by `verify`.
+    Raises ArtifactCorrupt naming the file that is not what was written.
     """
+    admitted_at = _admitted_at(directory)
     manifest = read_object(directory / MANIFEST)
     try:
         if release_id_of(manifest) != manifest["release_id"]:
@@ -253,15 +270,23 @@ def open_release(directory: Path) -> Release:
     for name in stored_names(tables):
         if name not in files:
             raise ArtifactCorrupt(f"{directory / MANIFEST} names no {name}")
+    for file in files.values():
+        file.verify()  # before Arrow and NumPy look into it
     opened = {table.name: open_table(directory, table) for table in tables}
-    return Release(directory, manifest, None, opened, _admitted_at(directory), _popular_items(directory, manifest))
+    return Release(directory, manifest, None, opened, admitted_at, _popular_items(directory, manifest))
 
 
 def _admitted_at(directory: Path) -> dt.datetime | None:
+    """When the release passed publication, None if it did not; READY names the manifest that did."""
     if not (directory / READY).is_file():
         return None
+    ready = read_sealed_json(directory / READY)
     try:
-        at = dt.datetime.fromisoformat(read_object(directory / READY)["admitted_at"])
+        if ready["manifest_sha256"] != sha256_of_file(directory / MANIFEST):
+            raise ArtifactCorrupt(f"{directory / MANIFEST} is not the manifest that {directory / READY} names")
+        at = dt.datetime.fromisoformat(ready["admitted_at"])
+    except OSError as error:
+        raise ArtifactCorrupt(f"{directory / MANIFEST} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{directory / READY} lacks when the release was admitted: {error!r}") from error
     if at.utcoffset() is None:
@@ -301,8 +326,14 @@ def _contracted(directory: Path, contracts: Mapping[str, Any]) -> list[Table]:
     return [*PUBLISHED.values(), *others]
 
 
+def _state(directory: Path) -> object:
+    """What tells whether anything in `directory` changed, without reading it: each file's size and time."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
 def verify(release: Release) -> None:
-    """Read every file and compare its SHA-256. Raises ArtifactCorrupt naming the first that differs."""
+    """Read every file again and compare its SHA-256. Raises ArtifactCorrupt naming the first that differs."""
     for file in stored_files(release.directory / MANIFEST, release.manifest["files"]).values():
         file.verify()
 
@@ -323,7 +354,7 @@ def read_pointer(store: Path) -> Pointer | None:
     if not (store / POINTER).is_file():
         return None
     try:
-        return Pointer.of(read_object(store / POINTER))
+        return Pointer.of(read_sealed_json(store / POINTER))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"{store / POINTER} lacks what a pointer has: {error!r}") from error
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,8 +10,8 @@ import pytest
 
 from export import release
 from export.audit import audit
+from export.drafts import DRAFTS, drafting
 from features.configuration import Configuration
-from features.contracts import PUBLISHED
 from features.errors import GateFailed, MissingInput
 from features.files import read_json
 from features.releases import (
@@ -34,7 +31,6 @@ from tests.scored_nights import configuration_at, publish_night, stage_night, ta
 NIGHT = dt.date(2026, 3, 10)
 DAY = dt.timedelta(days=1)
 NOON = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
-STEPS = ["audited", "reported", "moved", "ready", "pointed", "history", "retired"]
 
 
 @pytest.fixture
@@ -198,80 +194,30 @@ def test_old_releases_are_retired_but_not_the_live_one_nor_the_one_before(config
     assert len([state for state in states(configuration).values() if state in {"live", "previous", "kept"}]) >= 3
 
 
-def test_two_publishers_at_once(configuration: Configuration) -> None:
-    """Five nights published from five threads: the newest ends up live, and all of them are whole."""
-    nights = [stage_night(configuration, NIGHT + number * DAY) for number in range(5)]
-    threads = [
-        threading.Thread(target=release.publish, args=(configuration, night), kwargs={"published_at": NOON})
-        for night in nights
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store = open_releases(configuration.releases)
-    assert store.current().release_id == nights[-1]
-    for night in nights:
-        verify(store.open(night))
-
-
-def recorded(configuration: Configuration, release_id: str) -> list[str]:
-    steps: list[str] = []
-    release.publish(configuration, release_id, published_at=NOON + DAY, step=steps.append)
-    return steps
-
-
-def killed_at(fatal: str, work: Callable[[Callable[[str], None]], object]) -> None:
-    """Run `work` in a child that dies at step `fatal` without unwinding, as under kill -9."""
-    child = os.fork()
-    if child == 0:
-        work(lambda step: os._exit(9) if step == fatal else None)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
-
-
-def test_the_steps_of_a_publication(configuration: Configuration) -> None:
-    publish_night(configuration, NIGHT)
-    assert recorded(configuration, stage_night(configuration, NIGHT + DAY)) == STEPS
-
-
-@pytest.mark.parametrize("fatal", STEPS)
-def test_a_kill_at_any_step_leaves_a_whole_release_live_and_a_rerun_completes(
-    configuration: Configuration, fatal: str
-) -> None:
-    before = publish_night(configuration, NIGHT)
-    night = stage_night(configuration, NIGHT + DAY)
-    killed_at(fatal, lambda step: release.publish(configuration, night, published_at=NOON + DAY, step=step))
-    opened = open_releases(configuration.releases).current()
-    verify(opened)
-    assert opened.release_id == (night if STEPS.index(fatal) >= STEPS.index("pointed") else before)
-
-    assert release.is_known(configuration, night)
-    assert release.publish(configuration, stage_night(configuration, NIGHT + DAY), published_at=NOON + DAY).live
-    verify(open_releases(configuration.releases).open(night))
-    assert states(configuration) == {night: "live", before: "previous"}
-    for view in PUBLISHED:
-        for date in (NIGHT, NIGHT + DAY):
-            assert (configuration.published / view / f"date={date}.parquet").is_file()
-    pointer = read_pointer(configuration.releases)
-    assert pointer is not None
-    assert len(pointer.history) == 2
-
-
 def test_the_next_night_completes_the_history_of_a_killed_one(configuration: Configuration) -> None:
-    night = stage_night(configuration, NIGHT)
-    killed_at("pointed", lambda step: release.publish(configuration, night, published_at=NOON, step=step))
-    assert not (configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet").exists()
-    publish_night(configuration, NIGHT + DAY)
-    assert (configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet").is_file()
-
-
-def test_what_a_killed_retirement_set_aside_is_swept_and_never_listed(configuration: Configuration) -> None:
     publish_night(configuration, NIGHT)
-    aside = configuration.releases / RELEASES / ".tmp-2026-03-01-aaaaaaaaaaaa-1"
-    write_scored(aside, tables())
-    (aside / "manifest.json").write_text("{}")
+    file = configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet"
+    file.unlink()  # as a kill after the pointer's move leaves it
+    publish_night(configuration, NIGHT + DAY)
+    assert file.is_file()
+
+
+def test_what_killed_writers_left_is_removed_and_never_listed(configuration: Configuration) -> None:
+    release_id = publish_night(configuration, NIGHT)
+    store = configuration.releases
+    left = [store / RELEASES / ".tmp-2026-03-01-aaaaaaaaaaaa-1", store / DRAFTS / "draft-1"]
+    for directory in left:
+        write_scored(directory, tables())
+        (directory / "manifest.json").write_text("{}")
+    for folder in (store, store / RELEASES / release_id, configuration.published / "karma_user_interest"):
+        (folder / ".tmp-current.json-1").write_text("half")
     assert len(release.releases(configuration)) == 1
     publish_night(configuration, NIGHT + DAY)
-    assert not aside.exists()
+    assert not [path for path in configuration.state.rglob("*") if path.name.startswith(".tmp-") or path in left]
+
+
+def test_a_draft_of_a_living_process_is_not_removed_by_another_writer(configuration: Configuration) -> None:
+    with drafting(configuration.releases) as draft:
+        publish_night(configuration, NIGHT)
+        assert draft.is_dir()
+    assert not draft.exists()

@@ -16,7 +16,7 @@ from export.audit import audit
 from export.composition import compose
 from features.configuration import Configuration, load
 from features.errors import ArtifactCorrupt, ConfigurationError
-from features.files import write_json
+from features.files import read_sealed_json, write_json, write_sealed_json
 from features.freshness import (
     Answer,
     Fallback,
@@ -36,7 +36,6 @@ from features.releases import (
     Release,
     ReleaseStore,
     open_releases,
-    read_object,
     verify,
 )
 from features.store import open_store, register
@@ -265,7 +264,7 @@ def test_a_release_that_cannot_say_when_it_was_admitted_is_corrupt(
 ) -> None:
     release_id = publish_night(configuration, NIGHT)
     ready = configuration.releases / RELEASES / release_id / READY
-    write_json(ready, {**{k: v for k, v in read_object(ready).items() if k != "admitted_at"}, **broken})
+    write_sealed_json(ready, {**{k: v for k, v in read_sealed_json(ready).items() if k != "admitted_at"}, **broken})
     with pytest.raises(ArtifactCorrupt, match="READY"):
         open_releases(configuration.releases).current()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import multiprocessing
 import os
 import time
@@ -16,7 +15,7 @@ import pytest
 
 from features.configuration import Configuration
 from features.contracts import PUBLISHED
-from features.files import read_json
+from features.files import read_sealed_json, write_sealed_json
 from features.releases import POINTER, open_releases
 from tests.scored_nights import configuration_at, publish_night, tables
 
@@ -65,9 +64,12 @@ def read_in_bulk(configuration: Configuration, stop: Any, seen: Any) -> None:
 def swap(configuration: Configuration, nights: Sequence[str], *, times: int, pause: float) -> None:
     """Replace the pointer as publication does, but for its fsyncs: hundreds of them take minutes on a busy disk."""
     pointer, temporary = configuration.releases / POINTER, configuration.releases / ".tmp-pointer"
-    standing = read_json(pointer)
+    standing, written = read_sealed_json(pointer), []
+    for night in nights:
+        write_sealed_json(pointer, standing | {"release_id": night})
+        written.append(pointer.read_bytes())
     for number in range(times):
-        temporary.write_text(json.dumps(standing | {"release_id": nights[number % 2]}))
+        temporary.write_bytes(written[number % 2])
         os.replace(temporary, pointer)
         time.sleep(pause)
 

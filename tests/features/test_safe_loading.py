@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 from export import artifacts
 from export.external_data import check_external_data
 from features.errors import ArtifactCorrupt, MissingInput
-from features.files import read_json, sha256_of_file, write_json
+from features.files import read_json, read_sealed_json, sha256_of_file, write_json, write_sealed_json
 from features.releases import MANIFEST, READY, open_release, open_releases, release_id_of
 from features.stored_files import stored_files
 from tests.pickle_search import pickles_below, pickles_in_code
@@ -356,7 +356,7 @@ def test_a_pointer_that_names_no_release_is_refused(tmp_path: Path, changed: dic
     configuration = configuration_at(tmp_path)
     publish_night(configuration, NIGHT, tables(users=3, items=3))
     pointer = configuration.releases / "current.json"
-    write_json(pointer, {**read_json(pointer), **changed})
+    write_sealed_json(pointer, {**read_sealed_json(pointer), **changed})
     with pytest.raises(ArtifactCorrupt, match=r"current\.json"):
         open_releases(configuration.releases).current()
 

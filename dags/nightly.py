@@ -58,16 +58,16 @@ with DAG(
 ):
 
     @task
-    def land(date: str) -> Any:
-        return stages().land(load(), parse_date(date)).figures
+    def land(date: str) -> int:
+        return stages().land(load(), parse_date(date)).run_id
 
     @task
-    def build(date: str) -> Any:
-        return stages().build(load(), parse_date(date)).figures
+    def build(date: str) -> int:
+        return stages().build(load(), parse_date(date)).run_id
 
     @task
-    def register() -> Any:
-        return stages().register(load()).figures
+    def register() -> int:
+        return stages().register(load()).run_id
 
     @task
     def training_sets(date: str) -> list[str]:
@@ -80,24 +80,24 @@ with DAG(
     @task_group
     def champion(model: str, date: str, missing: list[str]) -> None:
         @task(execution_timeout=timedelta(hours=12))
-        def train(model: str, date: str, missing: list[str]) -> Any:
+        def train(model: str, date: str, missing: list[str]) -> int:
             if model not in missing:
                 raise AirflowSkipException(f"{model} has a champion")
-            return stages().train(load(), parse_date(date), model).figures
+            return stages().train(load(), parse_date(date), model).run_id
 
         @task
         def export(model: str, date: str) -> str:
             return stages().export(load(), parse_date(date), model).figures["version"]
 
         @task
-        def promote(version: str, ti: Any = None) -> Any:
-            return stages().promote(load(), version, promoted_at=ti.start_date)
+        def promote(version: str, ti: Any = None) -> str:
+            return stages().promote(load(), version, promoted_at=ti.start_date)["version"]
 
         chain(train(model, date, missing), version := export(model, date), promote(version))
 
     @task(trigger_rule="none_failed")
-    def score(date: str) -> Any:
-        return stages().score(load(), parse_date(date)).figures
+    def score(date: str) -> int:
+        return stages().score(load(), parse_date(date)).run_id
 
     @task
     def stage(date: str) -> str:
@@ -108,8 +108,8 @@ with DAG(
         return stages().audit(load(), release_id)["release_id"]
 
     @task
-    def publish(release_id: str, ti: Any = None) -> Any:
-        return stages().publish(load(), release_id, published_at=ti.start_date)
+    def publish(release_id: str, ti: Any = None) -> str:
+        return stages().publish(load(), release_id, published_at=ti.start_date)["release_id"]
 
     date = "{{ night_of(params.date, dag_run.data_interval_end, dag_run.run_after) }}"
     missing = training_sets(date)

@@ -58,34 +58,34 @@ with DAG(
 ):
 
     @task
-    def land(date: str) -> Any:
-        return stages().land(load(), parse_date(date)).figures
+    def land(date: str) -> int:
+        return stages().land(load(), parse_date(date)).run_id
 
     @task
-    def build(date: str) -> Any:
-        return stages().build(load(), parse_date(date)).figures
+    def build(date: str) -> int:
+        return stages().build(load(), parse_date(date)).run_id
 
     @task
-    def register() -> Any:
-        return stages().register(load()).figures
+    def register() -> int:
+        return stages().register(load()).run_id
 
     @task
-    def training_sets(date: str) -> Any:
-        return stages().training_sets(load(), parse_date(date)).figures
+    def training_sets(date: str) -> int:
+        return stages().training_sets(load(), parse_date(date)).run_id
 
     @task_group
     def champion(model: str, date: str) -> None:
         @task(execution_timeout=timedelta(hours=12))
-        def train(model: str, date: str) -> Any:
-            return stages().train(load(), parse_date(date), model).figures
+        def train(model: str, date: str) -> int:
+            return stages().train(load(), parse_date(date), model).run_id
 
         @task
         def export(model: str, date: str) -> str:
             return stages().export(load(), parse_date(date), model).figures["version"]
 
         @task
-        def promote(version: str, ti: Any = None) -> Any:
-            return stages().promote(load(), version, promoted_at=ti.start_date)
+        def promote(version: str, ti: Any = None) -> str:
+            return stages().promote(load(), version, promoted_at=ti.start_date)["version"]
 
         chain(train(model, date), version := export(model, date), promote(version))
 

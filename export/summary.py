@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from export import ledger
 from export.audit import audit
 from export.champions import MODELS, champion
+from export.ledger import open_ledger
 from export.promotion import GateConfig, judge
 from export.release import status
 from export.staging import directory_of
@@ -39,9 +39,7 @@ _STAGES = (
 
 def summarise(configuration: Configuration, date: dt.date) -> dict[str, Any]:
     """Everything the night of `date` came to, as JSON. Raises MissingInput if it was not staged."""
-    runs = {
-        run.stage + run.key[10:]: run for run in ledger.finished(ledger.open_ledger(configuration.ledger), date=date)
-    }
+    runs = open_ledger(configuration).done(date)
     if "stage" not in runs:
         raise MissingInput(f"the night of {date} was not staged; run `attractor night --date {date}`")
     release_id = runs["stage"].figures["release_id"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from export import learning, stages
+from export import jobs, learning
 from export.karma_settings import with_backbone
 from features.configuration import load
 from features.windows import parse_date
@@ -27,7 +27,7 @@ def main(date: dt.date, file: Path | None, backbone: str | None) -> None:
     """Train KARMA with the processes that torchrun started."""
     configuration = with_backbone(load(file), backbone)
     with processes.joined():
-        learning.train(configuration, date, "karma", run=stages.run_directory(configuration, date, "karma"))
+        learning.train(configuration, date, "karma", run=jobs.run_directory(configuration, date, "karma"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from features.contracts import FEATURES
 from features.files import read_json, sha256_of_file, write_json
 from features.landing import RawTables, raw_tables
 from features.partitions import partition_path, write_rows
+from features.source_code import code_hash
 from features.transforms import FeatureConfig, known_before
 from features.windows import midnight
 
@@ -54,7 +55,8 @@ def _inputs(config: FeatureConfig, raw: RawTables) -> dict[str, Any]:
     for free in ("memory_limit", "threads"):  # what a build costs, not what it gives
         del settings[free]
     files = (raw.users, raw.items, raw.social_edges, *raw.events)
-    return {"features": settings, "raw": [sha256_of_file(path) for path in files]}
+    raw_hashes = [sha256_of_file(path) for path in files]
+    return {"features": settings, "raw": raw_hashes, "code": code_hash("features.transforms")}
 
 
 def _stands(record: Path, inputs: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export import stages
+from export import jobs, stages
 from export.karma_settings import karma_config, with_backbone
 from export.learning import SEED
 from features.configuration import Configuration, load
@@ -55,7 +55,7 @@ def test_two_processes_train_what_the_night_then_finds_finished(tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([*launcher, *asked], cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    run = stages.run_directory(configuration, NIGHT, "karma")
+    run = jobs.run_directory(configuration, NIGHT, "karma")
     (state,) = run.glob("*/training/state.json")
     alone = train_karma(
         read_training_set(configuration, NIGHT, "karma_training_v1"),
@@ -74,6 +74,6 @@ def test_two_processes_train_what_the_night_then_finds_finished(tmp_path: Path) 
     assert figures["metrics"]["steps"] == 6
     assert state.stat().st_mtime_ns == written, "it was trained again"
     (checkpoint / "model.safetensors").touch()
-    assert stages.run_directory(configuration, NIGHT, "karma") == run
+    assert jobs.run_directory(configuration, NIGHT, "karma") == run
     write_checkpoint(checkpoint, "qwen3")
-    assert stages.run_directory(configuration, NIGHT, "karma") != run, "other weights, another run"
+    assert jobs.run_directory(configuration, NIGHT, "karma") != run, "other weights, another run"

@@ -1,0 +1,325 @@
+"""The stages as jobs of the ledger: what each is made of by content, its code, and where what it makes lies.
+
+A stage reads nothing that its `inputs` do not name by content or configuration, so that one whose inputs changed, such
+as a night that late rows reached, is stale and runs again. Heavy libraries are imported by the work itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from export import champions
+from export.ledger import Figures, Job
+from features.configuration import Configuration
+from features.contracts import FEATURES, PUBLISHED
+from features.errors import GateFailed
+from features.files import read_json, sha256_of_file, sha256_of_json
+from features.landing import RawTables, is_landed, raw_tables
+from features.partitions import partition_path
+from features.source_code import code_hash
+from features.windows import night_window
+
+log = logging.getLogger(__name__)
+
+
+def land(configuration: Configuration, date: dt.date) -> Job:
+    """Landing the raw tables that the night of `date` may know."""
+    from features import landing
+    from features.sources import SourceConfig, open_source
+
+    source = open_source(configuration.section("source", SourceConfig), configuration.file.parent)
+    sections = {name: dict(configuration.sections.get(name, {})) for name in ("source", "social", "features")}
+    return Job(
+        stage="land",
+        subject=date.isoformat(),
+        window=night_window(date),
+        inputs=sections | {"fingerprint": source.fingerprint()},
+        code=code_hash("features.landing"),
+        work=lambda: landing.land(configuration, date).figures(),
+        artifact=lambda figures: _address(configuration, configuration.raw / date.isoformat()),
+        outputs=lambda figures: _landed_directories(configuration, date),
+    )
+
+
+def build(configuration: Configuration, date: dt.date) -> Job:
+    """Building the feature partitions of `date`."""
+    from features import build as building
+
+    return Job(
+        stage="build",
+        subject=date.isoformat(),
+        window=night_window(date),
+        inputs=_feature_inputs(configuration, date),
+        code=code_hash("features.build"),
+        work=lambda: {"rows": building.build(configuration, date)},
+        artifact=lambda figures: _address(configuration, configuration.features / "builds" / f"{date}.json"),
+        outputs=lambda figures: [partition_path(configuration, view, date) for view in FEATURES],
+    )
+
+
+def register(configuration: Configuration) -> Job:
+    """Registering entities, views and services in Feast."""
+
+    def work() -> Figures:
+        from features.store import register as apply
+
+        return apply(configuration)
+
+    return Job(
+        stage="register",
+        subject="feast",
+        window=None,
+        inputs={"state": str(configuration.state)},
+        code=code_hash("features.store"),
+        work=work,
+        artifact=lambda figures: _address(configuration, configuration.registry),
+        outputs=lambda figures: [configuration.registry],
+    )
+
+
+def training_sets(configuration: Configuration, date: dt.date) -> Job:
+    """Retrieving both services' training sets from Feast, point in time."""
+    from features import training_sets as sets
+
+    split_config = configuration.section("training", sets.SplitConfig)
+    split = sets.split_dates(date, split_config)
+    earlier = [end for end in (split.train_end, split.valid_end) if is_landed(configuration, end)]
+    return Job(
+        stage="training_sets",
+        subject=date.isoformat(),
+        window=night_window(date),
+        inputs=_feature_inputs(configuration, date)
+        | {"split": asdict(split_config)}
+        | {"earlier": {end.isoformat(): _hashes(raw_tables(configuration, end)) for end in earlier}},
+        code=code_hash("features.training_sets"),
+        work=lambda: sets.build_training_sets(configuration, date),
+        artifact=lambda figures: _address(configuration, configuration.training_sets / date.isoformat()),
+        outputs=lambda figures: [configuration.training_sets / date.isoformat()],
+    )
+
+
+def train(configuration: Configuration, date: dt.date, model: str) -> Job:
+    """Training `model`; what is learned stays in its checkpoint directory."""
+    from export import learning
+
+    inputs = _training_inputs(configuration, date, model)
+    run = run_directory(configuration, date, model)
+    return Job(
+        stage="train",
+        subject=f"{date}/{model}",
+        window=night_window(date),
+        inputs=inputs,
+        code=_training_code(model),
+        work=lambda: learning.train(configuration, date, model, run=run),
+        artifact=lambda figures: _address(configuration, run),
+        outputs=lambda figures: [run],
+    )
+
+
+def export(configuration: Configuration, date: dt.date, model: str) -> Job:
+    """Exporting the trained `model` to ONNX with its parity; `figures["version"]` is the stored artifact."""
+    from export import learning
+
+    inputs = _training_inputs(configuration, date, model)
+    encoding = {"encoding": dict(configuration.sections.get("encoding", {}))} if model == "karma" else {}
+    run = run_directory(configuration, date, model)
+    return Job(
+        stage="export",
+        subject=f"{date}/{model}",
+        window=night_window(date),
+        inputs=inputs | encoding,
+        code=code_hash(f"export.{model}_graphs", f"models.{model}.training", "export.held_out"),
+        work=lambda: learning.export(configuration, date, model, run=run),
+        artifact=lambda figures: str(figures["version"]),
+        outputs=lambda figures: [configuration.artifacts / model / figures["version"]],
+    )
+
+
+def score(configuration: Configuration, date: dt.date) -> Job:
+    """Computing the night of `date` with the champions, on ONNX Runtime alone. Raises MissingInput without one."""
+    from export.scoring import ScoreConfig, score_night
+
+    chosen = {model: champions.champion(configuration, model) for model in champions.MODELS}
+    config = configuration.section("score", ScoreConfig)
+    return Job(
+        stage="score",
+        subject=date.isoformat(),
+        window=night_window(date),
+        inputs={
+            "champions": {model: artifact.version for model, artifact in chosen.items()},
+            "partitions": {view: sha256_of_file(partition_path(configuration, view, date)) for view in FEATURES},
+            "score": asdict(config),
+        },
+        code=code_hash("export.scoring"),
+        work=lambda: score_night(configuration, date, chosen, config),
+        artifact=lambda figures: _address(configuration, configuration.scored / date.isoformat()),
+        outputs=lambda figures: [configuration.scored / date.isoformat()],
+    )
+
+
+def stage(configuration: Configuration, date: dt.date) -> Job:
+    """Laying the scored night out as a release; `figures["release_id"]` is its content address."""
+    from export import staging
+    from features.releases import MANIFEST
+
+    scored = configuration.scored / date.isoformat()
+
+    def work() -> Figures:
+        release_id = staging.stage(configuration, date, scored, read_json(scored / "scored.json"))
+        manifest = read_json(staging.directory_of(configuration.releases, release_id) / MANIFEST)
+        return {"release_id": release_id, "rows": {view: told["rows"] for view, told in manifest["views"].items()}}
+
+    return Job(
+        stage="stage",
+        subject=date.isoformat(),
+        window=night_window(date),
+        inputs={path.name: sha256_of_file(path) for path in sorted(scored.iterdir())},
+        code=code_hash("export.staging"),
+        work=work,
+        artifact=lambda figures: str(figures["release_id"]),
+        outputs=lambda figures: [_release_directory(configuration, figures["release_id"])],
+    )
+
+
+def promote(configuration: Configuration, version: str, *, promoted_at: dt.datetime) -> Job:
+    """Making an artifact the champion of its model: judged each time, against whoever is champion then."""
+    from export import promotion
+
+    return Job(
+        stage="promote",
+        subject=version,
+        window=None,
+        inputs={"version": version, "gates": dict(configuration.sections.get("gates", {}))},
+        code=code_hash("export.promotion"),
+        work=lambda: promotion.promote(configuration, version, promoted_at=promoted_at),
+        artifact=lambda figures: version,
+        outputs=lambda figures: [],
+        reusable=False,
+    )
+
+
+def audit(configuration: Configuration, release_id: str) -> Job:
+    """Judging a staged release: each time anew, against what is live then; `figures["release_id"]` may be published."""
+    return Job(
+        stage="audit",
+        subject=release_id,
+        window=night_window(_date_of(release_id)),
+        inputs={"release": release_id, "audit": dict(configuration.sections.get("audit", {}))},
+        code=code_hash("export.composition"),
+        work=lambda: _audit_or_compose(configuration, release_id),
+        artifact=lambda figures: str(figures["release_id"]),
+        outputs=lambda figures: [],
+        reusable=False,
+    )
+
+
+def publish(
+    configuration: Configuration, release_id: str, *, published_at: dt.datetime, force_reason: str | None
+) -> Job:
+    """Putting a release live; doing it again changes nothing, and completes what a killed process left."""
+    from export import history, release
+
+    date = _date_of(release_id)
+    partitions = [history.partition(configuration, view, date) for view in PUBLISHED]
+    return Job(
+        stage="publish",
+        subject=release_id,
+        window=night_window(date),
+        inputs={"release": release_id, "force_reason": force_reason},
+        code=code_hash("export.release"),
+        work=lambda: asdict(
+            release.publish(configuration, release_id, published_at=published_at, force_reason=force_reason)
+        ),
+        artifact=lambda figures: release_id,
+        outputs=lambda figures: [path for path in partitions if path.is_file()],
+        reusable=False,
+    )
+
+
+def _audit_or_compose(configuration: Configuration, release_id: str) -> Figures:
+    """The audit's record; of a composed release where only one model's part was refused. Raises GateFailed."""
+    from export.audit import audit as judge
+    from export.composition import compose
+
+    report = judge(configuration, release_id)
+    for gate in report.gates:
+        log.info("%-9s %s", gate.decision, gate.sentence)
+    if not report.refused:
+        return report.record()
+    log.warning("release %s refused: %s", release_id, "; ".join(report.refused))
+    composed = compose(configuration, report)
+    if composed is not None:
+        second = judge(configuration, composed)
+        if not second.refused:
+            log.warning("release %s composed of the part of %s that passed", composed, release_id)
+            return second.record() | {"composed_from": release_id, "refused": report.refused}
+    raise GateFailed(f"release {release_id}", report.refused)
+
+
+def run_directory(configuration: Configuration, date: dt.date, model: str) -> Path:
+    """Where a training of `model` at `date` keeps its checkpoints; `train` finds what is finished there."""
+    identity = {"inputs": _training_inputs(configuration, date, model), "code": _training_code(model)}
+    return configuration.checkpoints / model / sha256_of_json(identity)[:12]
+
+
+def _date_of(release_id: str) -> dt.date:
+    return dt.date.fromisoformat(release_id[:10])
+
+
+def _training_code(model: str) -> str:
+    return code_hash(f"models.{model}.training")
+
+
+def _address(configuration: Configuration, path: Path) -> str:
+    """Relative to the state directory, which another host may have elsewhere."""
+    return str(path.relative_to(configuration.state))
+
+
+def _landed_directories(configuration: Configuration, date: dt.date) -> list[Path]:
+    """The snapshot of `date` and the newest events that its night reads; a path that is not there before landing."""
+    if not is_landed(configuration, date):
+        return [configuration.raw / date.isoformat()]
+    raw = raw_tables(configuration, date)
+    return [raw.users.parent, raw.events[-1].parent]
+
+
+def _release_directory(configuration: Configuration, release_id: str) -> Path:
+    """Where the release stands; where it would be staged if it stands nowhere."""
+    from features.releases import RELEASES, STAGING
+
+    released, staged = (configuration.releases / folder / release_id for folder in (RELEASES, STAGING))
+    return released if released.exists() else staged
+
+
+def _hashes(raw: RawTables) -> list[str]:
+    return [sha256_of_file(path) for path in (raw.users, raw.items, raw.social_edges, *raw.events)]
+
+
+def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, Any]:
+    from features.transforms import FeatureConfig
+
+    features = asdict(configuration.section("features", FeatureConfig))
+    return {"raw": _hashes(raw_tables(configuration, date)), "features": features}
+
+
+def _training_inputs(configuration: Configuration, date: dt.date, model: str) -> dict[str, Any]:
+    from export.karma_settings import karma_config
+    from features.training_sets import read_training_set
+    from models.dicer.config import NAMED, DicerConfig
+
+    fingerprint = read_training_set(configuration, date, f"{model}_training_v1").fingerprint
+    # defaults too: a checkpoint fits one network
+    if model == "dicer":
+        dicer = configuration.section("dicer", DicerConfig, named=NAMED)
+        return {"training_set": fingerprint, "config": asdict(dicer)}
+    karma = karma_config(configuration)
+    inputs = {"training_set": fingerprint, "config": asdict(karma)}
+    if karma.backbone:
+        from models.karma import backbones
+
+        inputs["backbone"] = backbones.fingerprint(karma)
+    return inputs

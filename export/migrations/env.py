@@ -1,0 +1,9 @@
+"""How Alembic runs the migrations: on the connection, and in the transaction, of `ledger_database.upgrade`."""
+
+from alembic import context
+
+from export.ledger_models import Base
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+with context.begin_transaction():
+    context.run_migrations()

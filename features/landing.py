@@ -1,8 +1,9 @@
 """Landing: raw tables of a source, checked against their contracts and kept as the night of a date knew them.
 
-`raw/<date>/` holds the dimension tables as landed for that night, `raw/events/<start>_<end>/` the events of one
-half-open interval, landed once and never changed; the first interval begins at the epoch and takes all older rows.
-To land a date anew, remove its directory.
+`raw/<date>/` holds the dimension tables as landed for that night, `raw/events/` the events of half-open intervals
+(`features/landed_intervals.py`); the first begins at the epoch and takes all older rows. An interval changes within
+the source's `lateness` only: it is read again, and replaced as a whole where its rows are others. Whoever read them
+before can tell by the files' hashes. To land a date anew, remove its directory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,16 @@ import polars as pl
 from features.checked_tables import QUARANTINE, Checked, write_checked
 from features.configuration import Configuration
 from features.contracts import EVENTS, ITEMS, RAW, SOCIAL_EDGES, USERS
-from features.errors import ArtifactCorrupt, ConfigurationError, MissingInput
-from features.files import is_temporary, read_json, replacing_directory, write_json
+from features.errors import ConfigurationError, MissingInput
+from features.files import read_json, replacing_directory, write_json
 from features.landed_alignment import checked_alignment
+from features.landed_intervals import Interval, intervals, replaced, to_read
+from features.late_rows import keep_unless_changed
 from features.row_rules import KnownIds
 from features.social_alignment import SocialConfig
-from features.sources import Source, SourceConfig, open_source
+from features.sources import Reader, Source, SourceConfig, open_source
 from features.transforms import FeatureConfig
-from features.windows import EPOCH, Window, between, midnight, parse_date
+from features.windows import EPOCH, midnight
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Landing:
     new_events: int  # of the interval that ends at `date`
     quarantined: Mapping[str, Mapping[str, int]]
     quarantine_files: tuple[Path, ...]
+    late: Mapping[str, Mapping[str, int]]  # rows added to and gone from intervals that were read again and replaced
     first_event: dt.datetime | None
     last_event: dt.datetime | None
     social_alignment: Mapping[str, Any] | None  # figures of landed_alignment.checked_alignment
@@ -62,6 +66,7 @@ class Landing:
             "new_events": self.new_events,
             "quarantined": {table: dict(rules) for table, rules in self.quarantined.items()},
             "quarantine_files": [str(path) for path in self.quarantine_files],
+            "late": {interval: dict(changes) for interval, changes in self.late.items()},
             "first_event": self.first_event.isoformat() if self.first_event else None,
             "last_event": self.last_event.isoformat() if self.last_event else None,
             "social_alignment": dict(self.social_alignment) if self.social_alignment else None,
@@ -78,31 +83,22 @@ class RawTables:
     events: tuple[Path, ...]
 
 
-@dataclass(frozen=True, order=True)
-class _Interval:
-    start: dt.date
-    end: dt.date
-    directory: Path
-
-    @property
-    def events(self) -> Path:
-        return self.directory / f"{EVENTS.name}.parquet"
-
-
 def land(configuration: Configuration, date: dt.date) -> Landing:
     """Land what the night of `date` may know and is not landed yet; a date that is landed is not read again.
 
     Raises ContractViolation if the source breaks the contract and violations are refused, SocialMisalignment if the
-    social graph is misaligned and not accepted: nothing is landed then; ConfigurationError if the source cannot be
-    read or is another than the one landed before.
+    social graph is misaligned and not accepted, SourceUnavailable if the source is lost or changes meanwhile: nothing
+    is landed then; ConfigurationError if the source cannot be read or is another than the one landed before.
     """
     config = configuration.section("source", SourceConfig)
     source = open_source(config, configuration.file.parent)
     with _sole_landing(configuration.raw):
         _same_source(configuration.raw, source)
         if not is_landed(configuration, date):
-            _land(configuration, date, source, refuse=config.violations == "refuse")
+            _land(configuration, date, source, config)
     landing = landed(configuration, date)
+    for interval, changes in landing.late.items():
+        log.warning("events of %s were landed before and are replaced: %s", interval, dict(changes))
     for table, rules in landing.quarantined.items():
         log.warning("%s: %d rows in quarantine: %s", table, sum(rules.values()), rules)
     social = landing.social_alignment
@@ -112,43 +108,49 @@ def land(configuration: Configuration, date: dt.date) -> Landing:
     return landing
 
 
-def _land(configuration: Configuration, date: dt.date, source: Source, *, refuse: bool) -> None:
+def _land(configuration: Configuration, date: dt.date, source: Source, config: SourceConfig) -> None:
     # The events are renamed into place first, the snapshot last: with it the date counts as landed.
-    raw = configuration.raw
+    raw, refuse = configuration.raw, config.violations == "refuse"
     social, limits = configuration.section("social", SocialConfig), configuration.section("features", FeatureConfig)
-    with replacing_directory(_snapshot(raw, date)) as snapshot:
-        known: dict[str, pl.Series] = {}
-        checked: dict[str, Checked] = {}
-        for table in (USERS, ITEMS, SOCIAL_EDGES):
-            stream = source.rows(table.name)
-            checked[table.name] = write_checked(table, stream, snapshot, known=known, refuse=refuse)
-            if len(table.key) == 1:
-                known[f"{table.name}.{table.key[0]}"] = _ids(snapshot / f"{table.name}.parquet", table.key[0])
-        with _landing_events(raw, date, source, known=known, refuse=refuse) as events:
-            tables = _tables(snapshot, events)
-            alignment = checked_alignment(tables, midnight(date), social, limits, scratch=raw)
-        record = {"fingerprint": source.fingerprint(), "social_alignment": alignment, **_record(checked)}
+    landed_before = intervals(raw)
+    asked = to_read(landed_before, raw, date, lateness=config.late_by, closed=source.closed)
+    with replacing_directory(_snapshot(raw, date)) as snapshot, ExitStack() as in_place:
+        late: dict[str, Mapping[str, int]] = {}
+        files = {(interval.start, interval.end): interval.events for interval in landed_before if interval.start < date}
+        with source.reading() as reader:
+            checked, known = _write_dimensions(reader, snapshot, refuse=refuse)
+            for interval in reversed(asked):  # so that the oldest is in place first, and a kill leaves no gap
+                directory = in_place.enter_context(replacing_directory(interval.directory))
+                file = _write_events(reader, interval, directory, known=known, refuse=refuse)
+                before = files.get((interval.start, interval.end))
+                if before is not None and (changes := keep_unless_changed(before, file, scratch=raw)):
+                    late[f"{interval.start}_{interval.end}"] = changes
+                files[interval.start, interval.end] = file
+        alignment = checked_alignment(_tables(snapshot, _in_order(files)), midnight(date), social, limits, scratch=raw)
+        in_place.close()
+        record = {"fingerprint": source.fingerprint(), "social_alignment": alignment, "late": late, **_record(checked)}
         write_json(snapshot / _RECORD, record)
 
 
-@contextmanager
-def _landing_events(
-    raw: Path, date: dt.date, source: Source, *, known: KnownIds, refuse: bool
-) -> Iterator[tuple[Path, ...]]:
-    """Yield the events files that the night of `date` reads, the new interval not in place yet; it is on success."""
-    intervals = _intervals(raw)
-    before = tuple(interval.events for interval in intervals if interval.start < date)
-    start = intervals[-1].end if intervals else EPOCH.date()
-    if start >= date:
-        yield before
-        return
-    end = max(date, source.closed or date)
-    window: Window = between(start, end)
-    with replacing_directory(raw / EVENTS.name / f"{start}_{end}") as directory:
-        stream = source.events(window)
-        checked = write_checked(EVENTS, stream, directory, known=known, refuse=refuse, window=window)
-        write_json(directory / _RECORD, _record({EVENTS.name: checked}))
-        yield (*before, directory / f"{EVENTS.name}.parquet")
+def _write_dimensions(reader: Reader, snapshot: Path, *, refuse: bool) -> tuple[dict[str, Checked], KnownIds]:
+    known: dict[str, pl.Series] = {}
+    checked: dict[str, Checked] = {}
+    for table in (USERS, ITEMS, SOCIAL_EDGES):
+        checked[table.name] = write_checked(table, reader.rows(table.name), snapshot, known=known, refuse=refuse)
+        if len(table.key) == 1:
+            known[f"{table.name}.{table.key[0]}"] = _ids(snapshot / f"{table.name}.parquet", table.key[0])
+    return checked, known
+
+
+def _write_events(reader: Reader, interval: Interval, directory: Path, *, known: KnownIds, refuse: bool) -> Path:
+    stream, window = reader.events(interval.window), interval.window
+    checked = write_checked(EVENTS, stream, directory, known=known, refuse=refuse, window=window)
+    write_json(directory / _RECORD, _record({EVENTS.name: checked}))
+    return directory / interval.events.name
+
+
+def _in_order(files: Mapping[tuple[dt.date, dt.date], Path]) -> tuple[Path, ...]:
+    return tuple(path for _, path in sorted(files.items()))
 
 
 def _ids(path: Path, column: str) -> pl.Series:
@@ -164,8 +166,8 @@ def _record(checked: Mapping[str, Checked]) -> dict[str, Any]:
 
 def is_landed(configuration: Configuration, date: dt.date) -> bool:
     """Whether everything that the night of `date` may know is landed."""
-    intervals = _intervals(configuration.raw)
-    return (_snapshot(configuration.raw, date) / _RECORD).is_file() and bool(intervals) and intervals[-1].end >= date
+    found = intervals(configuration.raw)
+    return (_snapshot(configuration.raw, date) / _RECORD).is_file() and bool(found) and found[-1].end >= date
 
 
 def landed(configuration: Configuration, date: dt.date) -> Landing:
@@ -178,7 +180,7 @@ def landed(configuration: Configuration, date: dt.date) -> Landing:
         for table, rules in record["quarantined"].items():
             quarantined.setdefault(table, Counter()).update(rules)
     count, first, last = _span(tables.events, date)
-    ends_here = tables.events[-1].parent.name.endswith(f"_{date}")
+    ends_here = [interval for interval in intervals(configuration.raw) if interval.start < date][-1].end == date
     return Landing(
         date=date,
         rows={name: count if name == EVENTS.name else records[0]["rows"][name] for name in RAW},
@@ -187,6 +189,7 @@ def landed(configuration: Configuration, date: dt.date) -> Landing:
         quarantine_files=tuple(
             path for directory in directories for path in sorted((directory / QUARANTINE).glob("*.parquet"))
         ),
+        late=records[0].get("late", {}),  # not there: landed before intervals were read again
         first_event=first,
         last_event=last,
         social_alignment=records[0].get("social_alignment"),  # None: landed before the check existed
@@ -212,7 +215,7 @@ def raw_tables(configuration: Configuration, date: dt.date) -> RawTables:
     """Where the landed tables of a date lie. Raises MissingInput if the date is not landed."""
     if not is_landed(configuration, date):
         raise MissingInput(f"raw tables of {date} are not landed; run `attractor land --date {date}`")
-    before = tuple(interval.events for interval in _intervals(configuration.raw) if interval.start < date)
+    before = tuple(interval.events for interval in intervals(configuration.raw) if interval.start < date)
     return _tables(_snapshot(configuration.raw, date), before)
 
 
@@ -225,29 +228,17 @@ def _snapshot(raw: Path, date: dt.date) -> Path:
     return raw / date.isoformat()
 
 
-def _intervals(raw: Path) -> list[_Interval]:
-    """Landed intervals of events, in order. Raises ArtifactCorrupt if they do not follow each other without a gap."""
-    folder = raw / EVENTS.name
-    directories = [path for path in folder.iterdir() if not is_temporary(path)] if folder.is_dir() else []
-    spans = [(path.name.split("_"), path) for path in directories]
-    intervals = sorted(_Interval(parse_date(start), parse_date(end), path) for (start, end), path in spans)
-    expected = EPOCH.date()
-    for interval in intervals:
-        if interval.start != expected:
-            raise ArtifactCorrupt(f"{folder}: expected an interval from {expected}, got {interval.directory.name}")
-        expected = interval.end
-    return intervals
-
-
 @contextmanager
 def _sole_landing(raw: Path) -> Iterator[None]:
-    """Wait for another landing into `raw` to end, then remove what a killed one left."""
+    """Wait for another landing into `raw` to end, then remove what a killed one left and what a later one replaced."""
     raw.mkdir(parents=True, exist_ok=True)
     with (raw / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for folder in (raw, raw / EVENTS.name):
             for path in folder.glob(".tmp-*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in replaced(raw):
+            shutil.rmtree(path)
         yield
 
 

@@ -95,6 +95,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def identifying(table: Table, row: Mapping[str, object]) -> dict[str, object]:
+    """Ids and times of a row: by what it is found again where its number says nothing, as in a database."""
+    ids = [column.name for column in table.columns if column.references or column.name in table.key]
+    return {
+        column.name: row[column.name]
+        for column in table.columns
+        if column.name in row and (column.name in ids or column.type == TIMESTAMP)
+    }
+
+
 def row_schema(table: Table, known: KnownIds, lengths: VectorLengths) -> pandera.DataFrameSchema:
     """The rules of a table's rows, each named by the sentence that a violation of it shows."""
     return pandera.DataFrameSchema(

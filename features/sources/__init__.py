@@ -1,16 +1,20 @@
-"""Where raw tables come from: an embedded market, Last.fm and Ciao as distributed, or a user's own Parquet files."""
+"""Where raw tables come from: an embedded market, Last.fm and Ciao as distributed, one's own Parquet or warehouse."""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from features.contracts import RAW
 from features.errors import ConfigurationError
-from features.sources.source import Rows, Source
+from features.sources.source import Reader, Rows, Source
+from features.sources.sql_mapping import TableMapping
 
-__all__ = ["Rows", "Source", "SourceConfig", "open_source"]
+__all__ = ["Reader", "Rows", "Source", "SourceConfig", "open_source"]
 
 Violations = Literal["refuse", "quarantine"]
 
@@ -19,9 +23,14 @@ Violations = Literal["refuse", "quarantine"]
 class SourceConfig:
     """What to read, and what becomes of rows that break the contract."""
 
-    kind: Literal["synthetic", "lastfm", "ciao", "parquet"]
+    kind: Literal["synthetic", "lastfm", "ciao", "parquet", "sql"]
     path: str = ""  # directory of lastfm, ciao or parquet, relative to attractor.toml
-    on_violation: Violations | None = None  # left out: refuse for parquet, quarantine for the others
+    on_violation: Violations | None = None  # left out: refuse for parquet and sql, quarantine for the others
+    lateness: str = ""  # parquet and sql: how long after its own time an event may still arrive, such as 3d or 36h
+    url_variable: str = ""  # sql: the environment variable that holds the warehouse's URL
+    connection: str = ""  # sql, instead: the Airflow connection that does
+    isolation: str = ""  # sql: a level at which one transaction sees one state; not needed for PostgreSQL and SQLite
+    tables: Mapping[str, TableMapping] = field(default_factory=dict)  # sql: where each raw table lies
     users: int = 1500  # synthetic: size of the market
     items: int | None = None  # synthetic; left out: 23·√users
     days: int = 60  # synthetic: days of events
@@ -29,10 +38,18 @@ class SourceConfig:
     seed: int = 7  # synthetic: everything random follows from it
 
     def __post_init__(self) -> None:
-        if (self.kind == "synthetic") == bool(self.path):
+        if (self.kind in ("synthetic", "sql")) == bool(self.path):
             raise ValueError(
                 f"`path` goes with lastfm, ciao and parquet, which need it; got kind {self.kind!r}, {self.path!r}"
             )
+        if (self.kind == "sql") != bool(self.variable) or (self.url_variable and self.connection):
+            raise ValueError("expected either `url_variable` or `connection` for kind sql, and for no other")
+        if self.tables and self.kind != "sql":
+            raise ValueError(f"`tables` goes with kind sql, got kind {self.kind!r}")
+        if unknown := set(self.tables) - set(RAW):
+            raise ValueError(f"expected tables {', '.join(RAW)}, got {', '.join(sorted(unknown))}")
+        if self.late_by and self.kind not in ("parquet", "sql"):
+            raise ValueError(f"`lateness` goes with parquet and sql, got kind {self.kind!r}")
         for name, least, value in (("users", 2, self.users), ("items", 1, self.items), ("days", 1, self.days)):
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
@@ -42,13 +59,27 @@ class SourceConfig:
     @property
     def violations(self) -> Violations:
         """Whether a row that breaks the contract stops the landing or is set aside."""
-        return self.on_violation or ("refuse" if self.kind == "parquet" else "quarantine")
+        return self.on_violation or ("refuse" if self.kind in ("parquet", "sql") else "quarantine")
+
+    @property
+    def late_by(self) -> dt.timedelta:
+        """`lateness` as a duration; none where it is left out."""
+        if not self.lateness:
+            return dt.timedelta()
+        if (parts := re.fullmatch(r"([1-9]\d{0,3})([dh])", self.lateness)) is None:
+            raise ValueError(f"expected lateness as days or hours, such as 3d or 36h, got {self.lateness!r}")
+        return int(parts[1]) * dt.timedelta(**{"d": {"days": 1}, "h": {"hours": 1}}[parts[2]])
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the warehouse's URL: the one named, else Airflow's for the connection."""
+        return self.url_variable or (f"AIRFLOW_CONN_{self.connection.upper()}" if self.connection else "")
 
 
 def open_source(config: SourceConfig, base: Path) -> Source:
     """The configured source; a relative path is relative to `base`.
 
-    Raises ConfigurationError naming the file or directory that is missing.
+    Raises ConfigurationError naming the file, directory or environment variable that is missing.
     """
     if config.kind == "synthetic":
         from features.sources.market import Market
@@ -56,6 +87,11 @@ def open_source(config: SourceConfig, base: Path) -> Source:
 
         items = config.items if config.items is not None else round(23 * config.users**0.5)
         return SyntheticSource(Market(config.users, items, config.days, config.start, config.seed))
+    if config.kind == "sql":
+        from features.sources.sql import SqlSource
+        from features.sources.sql_connection import warehouse_url
+
+        return SqlSource(warehouse_url(config.variable), config.tables, isolation=config.isolation)
     directory = (base / config.path).resolve()
     if not directory.is_dir():
         raise ConfigurationError(f"[source] path: directory {directory} does not exist")

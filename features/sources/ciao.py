@@ -12,6 +12,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from scipy import io
 from scipy.io.matlab import MatReadError
 
 from features.errors import ConfigurationError
-from features.sources.source import BATCH_ROWS, Rows, fingerprint_of, numbered
+from features.sources.source import BATCH_ROWS, Reader, Rows, fingerprint_of, numbered
 from features.windows import Window
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class CiaoSource:
 
     def fingerprint(self) -> str:
         return fingerprint_of([self.ratings, self.trust])
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
 
     def rows(self, table: str) -> Iterator[Rows]:
         batches = {"users": self._users, "items": self._items, "social_edges": self._social_edges}[table]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from features.errors import ConfigurationError
-from features.sources.source import Rows, fingerprint_of, numbered
+from features.sources.source import Reader, Rows, fingerprint_of, numbered
 from features.windows import Window
 
 ENCODINGS = {
@@ -44,6 +45,9 @@ class LastfmSource:
 
     def fingerprint(self) -> str:
         return fingerprint_of(self.files.values())
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
 
     def rows(self, table: str) -> Iterator[Rows]:
         batches = {"users": self._users, "items": self._items, "social_edges": self._social_edges}[table]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from features.contracts import EVENTS, RAW
 from features.errors import ConfigurationError
-from features.sources.source import BATCH_ROWS, Rows, fingerprint_of
+from features.sources.source import BATCH_ROWS, Reader, Rows, fingerprint_of
 from features.windows import EPOCH, Window
 
 
@@ -29,6 +30,9 @@ class ParquetSource:
 
     def fingerprint(self) -> str:
         return fingerprint_of(path for paths in self.files.values() for path in paths)
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
 
     def rows(self, table: str) -> Iterator[Rows]:
         return self._rows(table, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ class Rows:
 
 
 class Source(Protocol):
-    """Raw tables of `contracts.RAW`, streamed."""
+    """Where the raw tables of `contracts.RAW` come from."""
 
     @property
     def identity(self) -> str:
@@ -38,6 +39,13 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when what the source would hand over may have changed."""
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """Hand over one state of the source; on leaving, raises SourceUnavailable if it was not one."""
+
+
+class Reader(Protocol):
+    """The raw tables of a source, streamed."""
 
     def rows(self, table: str) -> Iterator[Rows]:
         """Every row of `users`, `items` or `social_edges`."""

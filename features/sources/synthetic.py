@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from features.sources.market import (
     people,
     ties,
 )
-from features.sources.source import BATCH_ROWS, Rows, numbered
+from features.sources.source import BATCH_ROWS, Reader, Rows, numbered
 from features.windows import DAY, Window, between, midnight
 
 _GENERATION = 1
@@ -50,6 +51,9 @@ class SyntheticSource:
         return sha256_of_json(
             {**asdict(self.market), "start": self.market.start.isoformat(), "generation": _GENERATION}
         )
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
 
     def rows(self, table: str) -> Iterator[Rows]:
         batches = {"users": _users, "items": _items, "social_edges": _social_edges}[table]

@@ -1,0 +1,63 @@
+"""The part of `attractor.toml` that says where in a warehouse each column of the raw tables lies."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from features.contracts import Table
+
+Unit = Literal["s", "ms", "us", "ns"]
+PER_SECOND: Mapping[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """Where one column of a contract comes from: a column of the warehouse's table, or SQL of your own.
+
+    `zone` is the time zone of timestamps that carry none, `unit` what numbers since 1970 count.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    column: str = ""
+    sql: str = ""
+    zone: str = ""
+    unit: Unit | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.column) == bool(self.sql):
+            raise ValueError(f"expected either `column` or `sql`, got column {self.column!r} and sql {self.sql!r}")
+        if self.zone and self.unit:
+            raise ValueError("expected `zone` or `unit`, not both: numbers since 1970 are in UTC")
+        if self.zone:
+            try:
+                zoneinfo.ZoneInfo(self.zone)
+            except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+                raise ValueError(f"expected a time zone such as Europe/Vienna, got {self.zone!r}") from error
+
+    def __str__(self) -> str:
+        return self.column or self.sql
+
+
+@dataclass(frozen=True)
+class TableMapping:
+    """Where one table of a contract comes from; what is left out is named there as it is in the contract.
+
+    `where` is SQL of your own that the rows keep. A nullable column mapped to the empty text stays null.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    table: str = ""
+    schema: str = ""
+    where: str = ""
+    columns: Mapping[str, str | ColumnMapping] = field(default_factory=dict)
+
+    def place(self, contract: Table) -> str:
+        """The table's name in the warehouse, with its schema where one is given."""
+        return ".".join(filter(None, (self.schema, self.table or contract.name)))

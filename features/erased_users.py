@@ -105,6 +105,8 @@ def _named(batch: pa.RecordBatch, user: str, *, nested: bool) -> NDArray[np.bool
         column = batch.column(name)
         if pa.types.is_list(column.type) != nested:
             continue
+        if pa.types.is_integer(column.type):  # the key of somebody's own view
+            column = column.cast(pa.string())
         if nested:
             parents = pc.list_parent_indices(column).filter(pc.equal(pc.list_flatten(column), user))
             found[parents.to_numpy(zero_copy_only=False)] = True

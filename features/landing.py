@@ -25,6 +25,7 @@ import polars as pl
 from features.checked_tables import QUARANTINE, Checked, write_checked
 from features.configuration import Configuration
 from features.contracts import EVENTS, ITEMS, RAW, SOCIAL_EDGES, USERS
+from features.erased_users import ErasedUsers, read_erased
 from features.errors import ConfigurationError, MissingInput
 from features.files import read_json, replacing_directory, write_json
 from features.landed_alignment import checked_alignment
@@ -38,7 +39,7 @@ from features.windows import EPOCH, midnight
 
 log = logging.getLogger(__name__)
 
-_RECORD = "landing.json"
+RECORD = "landing.json"
 _SOURCE = "source.json"
 
 
@@ -110,7 +111,7 @@ def land(configuration: Configuration, date: dt.date) -> Landing:
 
 def _land(configuration: Configuration, date: dt.date, source: Source, config: SourceConfig) -> None:
     # The events are renamed into place first, the snapshot last: with it the date counts as landed.
-    raw, refuse = configuration.raw, config.violations == "refuse"
+    raw, refuse, erased = configuration.raw, config.violations == "refuse", read_erased(configuration.state)
     social, limits = configuration.section("social", SocialConfig), configuration.section("features", FeatureConfig)
     landed_before = intervals(raw)
     asked = to_read(landed_before, raw, date, lateness=config.late_by, closed=source.closed)
@@ -118,10 +119,10 @@ def _land(configuration: Configuration, date: dt.date, source: Source, config: S
         late: dict[str, Mapping[str, int]] = {}
         files = {(interval.start, interval.end): interval.events for interval in landed_before if interval.start < date}
         with source.reading() as reader:
-            checked, known = _write_dimensions(reader, snapshot, refuse=refuse)
+            checked, known = _write_dimensions(reader, snapshot, refuse=refuse, erased=erased)
             for interval in reversed(asked):  # so that the oldest is in place first, and a kill leaves no gap
                 directory = in_place.enter_context(replacing_directory(interval.directory))
-                file = _write_events(reader, interval, directory, known=known, refuse=refuse)
+                file = _write_events(reader, interval, directory, known=known, refuse=refuse, erased=erased)
                 before = files.get((interval.start, interval.end))
                 if before is not None and (changes := keep_unless_changed(before, file, scratch=raw)):
                     late[f"{interval.start}_{interval.end}"] = changes
@@ -129,23 +130,28 @@ def _land(configuration: Configuration, date: dt.date, source: Source, config: S
         alignment = checked_alignment(_tables(snapshot, _in_order(files)), midnight(date), social, limits, scratch=raw)
         in_place.close()
         record = {"fingerprint": source.fingerprint(), "social_alignment": alignment, "late": late, **_record(checked)}
-        write_json(snapshot / _RECORD, record)
+        write_json(snapshot / RECORD, record)
 
 
-def _write_dimensions(reader: Reader, snapshot: Path, *, refuse: bool) -> tuple[dict[str, Checked], KnownIds]:
+def _write_dimensions(
+    reader: Reader, snapshot: Path, *, refuse: bool, erased: ErasedUsers
+) -> tuple[dict[str, Checked], KnownIds]:
     known: dict[str, pl.Series] = {}
     checked: dict[str, Checked] = {}
     for table in (USERS, ITEMS, SOCIAL_EDGES):
-        checked[table.name] = write_checked(table, reader.rows(table.name), snapshot, known=known, refuse=refuse)
+        rows = reader.rows(table.name)
+        checked[table.name] = write_checked(table, rows, snapshot, known=known, refuse=refuse, erased=erased)
         if len(table.key) == 1:
             known[f"{table.name}.{table.key[0]}"] = _ids(snapshot / f"{table.name}.parquet", table.key[0])
     return checked, known
 
 
-def _write_events(reader: Reader, interval: Interval, directory: Path, *, known: KnownIds, refuse: bool) -> Path:
+def _write_events(
+    reader: Reader, interval: Interval, directory: Path, *, known: KnownIds, refuse: bool, erased: ErasedUsers
+) -> Path:
     stream, window = reader.events(interval.window), interval.window
-    checked = write_checked(EVENTS, stream, directory, known=known, refuse=refuse, window=window)
-    write_json(directory / _RECORD, _record({EVENTS.name: checked}))
+    checked = write_checked(EVENTS, stream, directory, known=known, refuse=refuse, erased=erased, window=window)
+    write_json(directory / RECORD, _record({EVENTS.name: checked}))
     return directory / interval.events.name
 
 
@@ -167,14 +173,14 @@ def _record(checked: Mapping[str, Checked]) -> dict[str, Any]:
 def is_landed(configuration: Configuration, date: dt.date) -> bool:
     """Whether everything that the night of `date` may know is landed."""
     found = intervals(configuration.raw)
-    return (_snapshot(configuration.raw, date) / _RECORD).is_file() and bool(found) and found[-1].end >= date
+    return (_snapshot(configuration.raw, date) / RECORD).is_file() and bool(found) and found[-1].end >= date
 
 
 def landed(configuration: Configuration, date: dt.date) -> Landing:
     """The recorded figures of a date that is landed. Raises MissingInput if it is not."""
     tables = raw_tables(configuration, date)
     directories = [tables.users.parent, *(path.parent for path in tables.events)]
-    records = [read_json(directory / _RECORD) for directory in directories]
+    records = [read_json(directory / RECORD) for directory in directories]
     quarantined: dict[str, Counter[str]] = {}
     for record in records:
         for table, rules in record["quarantined"].items():

@@ -1,0 +1,34 @@
+"""The command that forgets a user."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+
+import click
+
+from export.command_options import say, shared_options
+from features.configuration import load
+from features.erased_users import SALT_BYTES
+
+
+@click.command()
+@shared_options
+@click.option("--user", required=True, help="A user id.")
+@click.option("--dry-run", is_flag=True, help="Search every place and change nothing.")
+def erase(file: Path | None, as_json: bool, user: str, dry_run: bool) -> None:
+    """Remove a user from every table, training set, model and release, for good; exit with 1 if something is left."""
+    from export import erasure
+
+    configuration = load(file)
+    if dry_run:
+        found = erasure.look_for(configuration, user)
+    else:
+        found = erasure.erase(configuration, user, salt=secrets.token_bytes(SALT_BYTES))
+    lines = [f"{place.before:>9,} → {place.after:<9,} {place.name}" for place in found.places]
+    lines += [f"{old} is {new} now" for old, new in {**found.artifacts, **found.releases}.items()]
+    say(found.record() | {"user": user, "dry_run": dry_run}, as_json, ["   before → after    place", *lines])
+    if found.left and not dry_run:
+        click.echo("something is left: a stage was running; run it again when none is", err=True)
+        sys.exit(1)

@@ -32,6 +32,7 @@ from export.command_options import (
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
+from export.operations_commands import doctor, ledger, plan, runs
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
 
@@ -302,7 +303,7 @@ def demo(as_json: bool) -> None:
     say(summary, as_json, ["", summary_text(summary)])
 
 
-for command in (benchmark, promote, demote, history):
+for command in (benchmark, promote, demote, history, runs, ledger, plan, doctor):
     cli.add_command(command)
 
 

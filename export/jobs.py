@@ -7,6 +7,7 @@ as a night that late rows reached, is stale and runs again. Heavy libraries are 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -32,12 +33,11 @@ def land(configuration: Configuration, date: dt.date) -> Job:
     from features.sources import SourceConfig, open_source
 
     source = open_source(configuration.section("source", SourceConfig), configuration.file.parent)
-    sections = {name: dict(configuration.sections.get(name, {})) for name in ("source", "social", "features")}
     return Job(
         stage="land",
         subject=date.isoformat(),
         window=night_window(date),
-        inputs=sections | {"fingerprint": source.fingerprint()},
+        inputs=_settings(configuration, "source", "social", "features") | {"fingerprint": source.fingerprint()},
         code=code_hash("features.landing"),
         work=lambda: landing.land(configuration, date).figures(),
         artifact=lambda figures: _address(configuration, configuration.raw / date.isoformat()),
@@ -54,7 +54,7 @@ def build(configuration: Configuration, date: dt.date) -> Job:
         subject=date.isoformat(),
         window=night_window(date),
         inputs=_feature_inputs(configuration, date),
-        code=code_hash("features.build"),
+        code=code_hash(*building.CODE),
         work=lambda: {"rows": building.build(configuration, date)},
         artifact=lambda figures: _address(configuration, configuration.features / "builds" / f"{date}.json"),
         outputs=lambda figures: [partition_path(configuration, view, date) for view in FEATURES],
@@ -123,9 +123,10 @@ def train(configuration: Configuration, date: dt.date, model: str) -> Job:
 def export(configuration: Configuration, date: dt.date, model: str) -> Job:
     """Exporting the trained `model` to ONNX with its parity; `figures["version"]` is the stored artifact."""
     from export import learning
+    from export.karma_settings import alignment_inputs
 
     inputs = _training_inputs(configuration, date, model)
-    encoding = {"encoding": dict(configuration.sections.get("encoding", {}))} if model == "karma" else {}
+    encoding = _settings(configuration, "encoding") | alignment_inputs(configuration) if model == "karma" else {}
     run = run_directory(configuration, date, model)
     return Job(
         stage="export",
@@ -193,7 +194,7 @@ def promote(configuration: Configuration, version: str, *, promoted_at: dt.datet
         stage="promote",
         subject=version,
         window=None,
-        inputs={"version": version, "gates": dict(configuration.sections.get("gates", {}))},
+        inputs={"version": version} | _settings(configuration, "gates"),
         code=code_hash("export.promotion"),
         work=lambda: promotion.promote(configuration, version, promoted_at=promoted_at),
         artifact=lambda figures: version,
@@ -208,7 +209,7 @@ def audit(configuration: Configuration, release_id: str) -> Job:
         stage="audit",
         subject=release_id,
         window=night_window(_date_of(release_id)),
-        inputs={"release": release_id, "audit": dict(configuration.sections.get("audit", {}))},
+        inputs={"release": release_id} | _settings(configuration, "audit"),
         code=code_hash("export.composition"),
         work=lambda: _audit_or_compose(configuration, release_id),
         artifact=lambda figures: str(figures["release_id"]),
@@ -272,6 +273,13 @@ def _date_of(release_id: str) -> dt.date:
 
 def _training_code(model: str) -> str:
     return code_hash(f"models.{model}.training")
+
+
+def _settings(configuration: Configuration, *sections: str) -> dict[str, Any]:
+    """What attractor.toml says in `sections`, as JSON: TOML also has dates."""
+    given = {name: configuration.sections.get(name, {}) for name in sections}
+    settings: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return settings
 
 
 def _address(configuration: Configuration, path: Path) -> str:

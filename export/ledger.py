@@ -127,6 +127,11 @@ class Ledger:
         found = reversed(self.runs(date=date, state=State.DONE))
         return {run.stage + _model(run.subject): _result(run, reused=True) for run in found}
 
+    def why_again(self, job: Job) -> str | None:
+        """Why the job would be run now; None if what is done stands for it."""
+        with self._session() as session:
+            return _why_again(self._last(session, job), job)
+
     def is_abandoned(self, run: StageRun, now: dt.datetime) -> bool:
         """Whether a running row's owner is gone or silent, so that the next run of the stage takes over."""
         return has_ended(_owner(run)) or now - run.heartbeat_at > self.lease

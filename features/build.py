@@ -20,6 +20,9 @@ from features.windows import midnight
 
 log = logging.getLogger(__name__)
 
+CODE = ("features.transforms", "features.partitions")
+"""Modules that decide what is in a partition; where the raw rows came from does not."""
+
 
 def build(configuration: Configuration, date: dt.date) -> dict[str, int]:
     """Build every feature view as of `date` from the raw tables landed for it; rows per view.
@@ -56,7 +59,7 @@ def _inputs(config: FeatureConfig, raw: RawTables) -> dict[str, Any]:
         del settings[free]
     files = (raw.users, raw.items, raw.social_edges, *raw.events)
     raw_hashes = [sha256_of_file(path) for path in files]
-    return {"features": settings, "raw": raw_hashes, "code": code_hash("features.transforms")}
+    return {"features": settings, "raw": raw_hashes, "code": code_hash(*CODE)}
 
 
 def _stands(record: Path, inputs: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:

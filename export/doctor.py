@@ -1,0 +1,52 @@
+"""`attractor doctor`: what will hurt, before it does. One function a check; each tells what, where, why and the remedy.
+
+A check is told everything by a `Setup` and asks nobody else, so that any set-up can be examined, broken ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from export.doctor_airflow import (
+    catchup_misuse,
+    public_addresses,
+    sqlite_in_production,
+    wall_clocks_in_dags,
+    zero_length_intervals,
+)
+from export.doctor_feast import missing_batch_size, registry_growth, schema_drift, ttl_against_refresh
+from export.doctor_packages import pin_conflicts
+from export.doctor_setup import Finding, Setup
+from export.doctor_state import clocks, disk_of_the_next_night, gapped_partitions, killed_runs, stale_partitions
+
+Check = Callable[[Setup], list[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    zero_length_intervals,
+    catchup_misuse,
+    wall_clocks_in_dags,
+    clocks,
+    ttl_against_refresh,
+    missing_batch_size,
+    registry_growth,
+    schema_drift,
+    gapped_partitions,
+    stale_partitions,
+    killed_runs,
+    disk_of_the_next_night,
+    sqlite_in_production,
+    public_addresses,
+    pin_conflicts,
+)
+
+
+def diagnose(setup: Setup) -> dict[str, Any]:
+    """Every check's findings as JSON values, errors first, and how many of them are errors."""
+    findings = [finding.record() | {"check": check.__name__} for check in CHECKS for finding in check(setup)]
+    findings.sort(key=lambda finding: finding["severity"] != "error")
+    return {
+        "findings": findings,
+        "errors": sum(finding["severity"] == "error" for finding in findings),
+        "checks": [check.__name__ for check in CHECKS],
+    }

@@ -153,7 +153,7 @@ def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
     yield (
         f"{metric}; change is relative to DICER's of the same column. The paper gives its last two as changes only. "
         "Ours, the whole model of this table too, have d = 32, s = 32, four negatives, a learning rate of 0.005 and at "
-        "most 200 steps, each keeping its best by validation.\n"
+        "most 225 steps, each keeping its best by validation.\n"
     )
     yield "| variant | ours | change | seeds | *published* | *change* |"
     yield "|---|---|---|---|---|---|"

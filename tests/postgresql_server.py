@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 PASSWORD = "kept/out of:logs@%"
@@ -84,13 +84,19 @@ def postgresql() -> Iterator[URL]:
 @pytest.fixture
 def postgresql_database(postgresql: URL) -> Iterator[URL]:
     """An empty database of one test, dropped after it."""
+    with new_database(postgresql) as url:
+        yield url
+
+
+@contextmanager
+def new_database(server: URL, *, template: str | None = None) -> Iterator[URL]:
+    """A database, empty or a copy of `template`, dropped after."""
     name = f"test_{uuid.uuid4().hex[:8]}"
-    engine = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        yield postgresql.set(database=name)
+        connection.execute(text(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else "")))
+        yield server.set(database=name)
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:

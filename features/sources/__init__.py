@@ -29,7 +29,7 @@ class SourceConfig:
     lateness: str = ""  # parquet and sql: how long after its own time an event may still arrive, such as 3d or 36h
     url_variable: str = ""  # sql: the environment variable that holds the warehouse's URL
     connection: str = ""  # sql, instead: the Airflow connection that does
-    isolation: str = ""  # sql: a level at which one transaction sees one state; not needed for PostgreSQL and SQLite
+    isolation: str = ""  # sql: the level to read at; left out, a snapshot where that is known how (PostgreSQL, SQLite)
     tables: Mapping[str, TableMapping] = field(default_factory=dict)  # sql: where each raw table lies
     users: int = 1500  # synthetic: size of the market
     items: int | None = None  # synthetic; left out: 23·√users

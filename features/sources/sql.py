@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -54,8 +54,8 @@ class SqlSource:
         Raises ConfigurationError where the mapping does not fit the database, SourceUnavailable where it cannot be
         reached, is lost, or, without a snapshot of its own, held other rows at the end than when they were read.
         """
-        with transaction(self._url, isolation=self._isolation) as (connection, whole):
-            reader = SqlReader(connection, self._url, self._queries(connection), compares=not whole)
+        with transaction(self._url, isolation=self._isolation) as (connection, whole), ExitStack() as cursors:
+            reader = SqlReader(connection, self._url, self._queries(connection), cursors, compares=not whole)
             try:
                 yield reader
             except ContractViolation as violation:  # a row may refer to one that came after its table was read
@@ -79,6 +79,7 @@ class SqlReader:
     connection: Connection
     url: URL
     queries: Mapping[str, TableQuery]
+    cursors: ExitStack
     compares: bool
     states: list[tuple[TableQuery, sa.Select[Any], State]] = field(default_factory=list)
 
@@ -106,7 +107,8 @@ class SqlReader:
             self.states.append((query, statement, self._state(query, statement)))
         options = {"stream_results": True, "yield_per": LIST_ROWS if query.carries_lists else BATCH_ROWS}
         with translated(f"table {query.place}", self.url):
-            partitions = self.connection.execute(statement, execution_options=options).partitions()
+            result = self.cursors.enter_context(self.connection.execute(statement, execution_options=options))
+        partitions = result.partitions()
         first_row = 0
         while True:
             with translated(f"table {query.place}, after {first_row} rows", self.url):

@@ -16,6 +16,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from features.errors import AttractorError, ConfigurationError, SourceUnavailable
 
 _SNAPSHOT = "REPEATABLE READ"
+_SHIFTING = ("READ UNCOMMITTED", "READ COMMITTED", "AUTOCOMMIT")
+"""Levels at which every statement sees another state."""
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 _SECRET = ("pass", "key", "token", "secret", "credential")
 
@@ -98,7 +100,7 @@ def _error(message: str, error: SQLAlchemyError) -> AttractorError:
 def transaction(url: URL, *, isolation: str = "") -> Iterator[tuple[Connection, bool]]:
     """One read-only transaction in UTC, and whether all of it sees one state of the database.
 
-    `isolation` names a level of the database at which that is so, where it is neither PostgreSQL nor SQLite.
+    `isolation` names the level of the database to read at; left out, PostgreSQL and SQLite read a snapshot.
     """
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise ConfigurationError(f"[source] expected an SQLite file at {Path(url.database or '').resolve()}")
@@ -114,17 +116,20 @@ def transaction(url: URL, *, isolation: str = "") -> Iterator[tuple[Connection, 
 def _begin(connection: Connection, isolation: str) -> bool:
     backend = connection.dialect.name
     if backend == "postgresql":
-        connection.execution_options(isolation_level=isolation or _SNAPSHOT, postgresql_readonly=True)
+        level = isolation or _SNAPSHOT
+        connection.execution_options(isolation_level=level, postgresql_readonly=True)
         connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
         connection.exec_driver_sql(
             "SET LOCAL cursor_tuple_fraction = 1"
         )  # every row is wanted, not the first ones soon
-    elif backend == "sqlite":
+        return level not in _SHIFTING
+    if backend == "sqlite":
         connection.exec_driver_sql("PRAGMA query_only = ON")
         connection.exec_driver_sql("BEGIN")  # Python's driver begins none for reading
-    elif isolation:
+        return True
+    if isolation:
         connection.execution_options(isolation_level=isolation)
-    return bool(isolation) or backend in ("postgresql", "sqlite")
+    return bool(isolation) and isolation not in _SHIFTING
 
 
 def _place(url: URL) -> str:

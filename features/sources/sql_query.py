@@ -141,7 +141,8 @@ def _fitting(contract: Table, column: Column, source: ColumnMapping) -> tuple[tu
 def _bound(moment: dt.datetime, mapping: ColumnMapping) -> sa.BindParameter[Any]:
     """An instant as a bound value of the kind that the column holds."""
     if mapping.unit is not None:
-        return sa.literal((moment - EPOCH) * PER_SECOND[mapping.unit] // dt.timedelta(seconds=1), sa.BigInteger())
+        microseconds = (moment - EPOCH) // dt.timedelta(microseconds=1)
+        return sa.literal(microseconds * PER_SECOND[mapping.unit] // 10**6, sa.BigInteger())
     if mapping.zone:
         local = moment.astimezone(zoneinfo.ZoneInfo(mapping.zone)).replace(tzinfo=None)
         return sa.literal(local, sa.DateTime())

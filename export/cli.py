@@ -29,6 +29,7 @@ from export.command_options import (
     say,
     shared_options,
 )
+from export.erase_commands import erase
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
@@ -303,7 +304,7 @@ def demo(as_json: bool) -> None:
     say(summary, as_json, ["", summary_text(summary)])
 
 
-for command in (benchmark, promote, demote, history, runs, ledger, plan, doctor):
+for command in (benchmark, promote, demote, history, erase, runs, ledger, plan, doctor):
     cli.add_command(command)
 
 

@@ -22,15 +22,26 @@ from features.files import read_json, sha256_of_file, sha256_of_json
 from features.landing import RawTables, is_landed, raw_tables
 from features.partitions import partition_path
 from features.source_code import code_hash
-from features.windows import night_window
+from features.windows import night_window, parse_date
 
 log = logging.getLogger(__name__)
 
 
 def land(configuration: Configuration, date: dt.date) -> Job:
-    """Landing the raw tables that the night of `date` may know."""
+    """Landing the raw tables that the night of `date` may know; `stale_builds` are those that late rows reached."""
     from features import landing
+    from features.build import stale_builds
     from features.sources import SourceConfig, open_source
+
+    def work() -> Figures:
+        figures = landing.land(configuration, date).figures()
+        since = min((parse_date(interval.split("_")[0]) for interval in figures["late"]), default=date)
+        stale = [str(night) for night in stale_builds(configuration, since=since) if night < date]
+        for night in stale:
+            log.warning(
+                "late rows: features of %s are stale; `attractor build --date %s` builds them again", night, night
+            )
+        return figures | {"stale_builds": stale}
 
     source = open_source(configuration.section("source", SourceConfig), configuration.file.parent)
     return Job(
@@ -39,7 +50,7 @@ def land(configuration: Configuration, date: dt.date) -> Job:
         window=night_window(date),
         inputs=_settings(configuration, "source", "social", "features") | {"fingerprint": source.fingerprint()},
         code=code_hash("features.landing"),
-        work=lambda: landing.land(configuration, date).figures(),
+        work=work,
         artifact=lambda figures: _address(configuration, configuration.raw / date.isoformat()),
         outputs=lambda figures: _landed_directories(configuration, date),
     )

@@ -12,11 +12,11 @@ from typing import Any
 from features.configuration import Configuration
 from features.contracts import FEATURES
 from features.files import read_json, sha256_of_file, write_json
-from features.landing import RawTables, raw_tables
+from features.landing import RawTables, is_landed, raw_tables
 from features.partitions import partition_path, write_rows
 from features.source_code import code_hash
 from features.transforms import FeatureConfig, known_before
-from features.windows import midnight
+from features.windows import midnight, parse_date
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,19 @@ def build_from(configuration: Configuration, date: dt.date, raw: RawTables) -> d
     write_json(record, {"inputs": inputs, "rows": rows, "left_out_of_similarity": left_out})
     log.info("built %s: %s", date, ", ".join(f"{view} {count}" for view, count in rows.items()))
     return rows
+
+
+def stale_builds(configuration: Configuration, *, since: dt.date | None = None) -> list[dt.date]:
+    """Landed dates after `since` whose partitions are of other raw tables, settings or queries than there are now."""
+    config = configuration.section("features", FeatureConfig)
+    records = {parse_date(path.stem): path for path in (configuration.features / "builds").glob("*.json")}
+    return [
+        date
+        for date, record in sorted(records.items())
+        if (since is None or date > since)
+        and is_landed(configuration, date)
+        and read_json(record)["inputs"] != _inputs(config, raw_tables(configuration, date))
+    ]
 
 
 def _inputs(config: FeatureConfig, raw: RawTables) -> dict[str, Any]:

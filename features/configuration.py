@@ -27,11 +27,13 @@ SECTIONS = (
     "training",
     "karma",
     "encoding",
+    "alignment",
     "dicer",
     "score",
     "gates",
     "audit",
     "freshness",
+    "releases",
     "ledger",
     "doctor",
 )
@@ -117,6 +119,11 @@ class Configuration:
     def releases(self) -> Path:
         """The release store: `current.json`, `releases/`, `staging/`."""
         return self.state / "store"
+
+    @property
+    def copies(self) -> Path:
+        """Verified copies of the releases that a bucket serves, one folder a bucket."""
+        return self.state / "copies"
 
     @property
     def registry(self) -> Path:

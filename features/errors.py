@@ -7,6 +7,7 @@ AttractorError
 ├── SourceUnavailable    the source could not be reached, or was lost or changed while it was read: trying again may do
 ├── MissingInput         a stage was asked for before what it reads exists
 ├── ArtifactCorrupt      stored bytes are not the bytes that were written
+├── BucketUnreachable    the bucket that releases live in does not answer, or refused
 ├── DiskFailed           the disk is full, read-only or broken; names the file that it refused
 ├── ParityFailed         an ONNX graph does not compute what its torch network computes
 └── GateFailed           an audit or promotion gate refused; carries the verdicts
@@ -69,6 +70,10 @@ class MissingInput(AttractorError):
 
 class ArtifactCorrupt(AttractorError):
     """Stored bytes differ from their recorded SHA-256, or a recorded file is gone."""
+
+
+class BucketUnreachable(AttractorError):
+    """The bucket did not answer, or refused to; what it holds is not known."""
 
 
 class DiskFailed(AttractorError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from features.errors import ArtifactCorrupt, MissingInput
+from features.errors import ArtifactCorrupt, BucketUnreachable, MissingInput
 from features.releases import Release, ReleaseStore, read_pointer
 
 if TYPE_CHECKING:  # it imports pydantic, which a reader that names its store can do without
@@ -90,10 +90,15 @@ class Answer:
     source: Source
     release: Release | None = None
     popular_items: tuple[str, ...] = ()
+    unheard: str | None = None  # why the bucket that releases come from was not heard: a newer one may be there
 
     def record(self) -> dict[str, Any]:
         """As JSON values: the verdict, and where to read from."""
-        return self.freshness.record() | {"source": self.source, "popular_items": list(self.popular_items)}
+        return self.freshness.record() | {
+            "source": self.source,
+            "popular_items": list(self.popular_items),
+            "unheard": self.unheard,
+        }
 
 
 class FreshReader:
@@ -109,8 +114,12 @@ class FreshReader:
         Fresh data, and those nobody declared an age for, are the live release's. Where it is stale or cannot be read,
         the fallback `previous` gives the release before if that is fresh, or if there is no other; `popularity` gives
         the items most acted on, and no release; `none` gives the live release, which is STALE, or nothing. Raises
-        ValueError if `now` has no time zone.
+        ValueError if `now` has no time zone. Where releases come from a bucket that does not answer, `unheard` says so.
         """
+        answer = self._answer(now)
+        return replace(answer, unheard=self._store.origin.unheard()) if self._store.origin else answer
+
+    def _answer(self, now: dt.datetime) -> Answer:
         live, why = self._live()
         judged = Freshness(State.MISSING, why) if live is None else judge(live, self._config, now=now)
         if not judged.refused:
@@ -131,7 +140,7 @@ class FreshReader:
         """The live release, or why there is none."""
         try:
             return self._store.current(), ""
-        except (MissingInput, ArtifactCorrupt) as error:
+        except (MissingInput, ArtifactCorrupt, BucketUnreachable) as error:
             return None, str(error)
 
     def _previous(self) -> Release | None:
@@ -145,7 +154,7 @@ class FreshReader:
                 at = dt.datetime.fromisoformat(served[-1]) if served else None
                 self._earlier = replace(self._store.open(pointer.previous), published_at=at)
             return self._earlier
-        except (MissingInput, ArtifactCorrupt):
+        except (MissingInput, ArtifactCorrupt, BucketUnreachable):
             return None
 
 
@@ -158,8 +167,10 @@ def open_reader(configuration: Configuration | None = None) -> FreshReader:
         from features.configuration import load
 
         configuration = load()
+    from features.release_storage import open_configured
+
     config = configuration.section("freshness", FreshnessConfig)
-    return FreshReader(ReleaseStore(configuration.releases), config)
+    return FreshReader(open_configured(configuration), config)
 
 
 def judge(release: Release, config: FreshnessConfig, *, now: dt.datetime) -> Freshness:

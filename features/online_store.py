@@ -24,9 +24,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # the stubs cost a dependency
 
-from features.errors import AttractorError, ContractViolation
+from features.errors import AttractorError, ConfigurationError, ContractViolation
 from features.feast_values import field_of_stored, fill, fill_constant, fill_lists, fill_vectors
 from features.key_index import Rows
+from features.release_cache import ReleasesConfig
+from features.release_storage import open_copy
 from features.release_table import EVENT_TIMESTAMP, ReleasedTable
 from features.releases import Release, ReleaseStore, open_releases
 
@@ -44,10 +46,15 @@ class ReadOnly(AttractorError):
 
 
 class ReleaseOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
-    """`online_store:` of feature_store.yaml. Without `path`, the release store of attractor.toml is read."""
+    """`online_store:` of feature_store.yaml. Without `path`, the release store of attractor.toml is read.
+
+    A `path` of s3://bucket/prefix needs `copies`, a directory for its verified copy on this machine.
+    """
 
     type: Literal["features.online_store.ReleaseOnlineStore"] = "features.online_store.ReleaseOnlineStore"
     path: str | None = None
+    copies: str | None = None
+    recheck_seconds: float = ReleasesConfig.recheck_seconds
 
 
 class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
@@ -182,14 +189,20 @@ class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def _live(self, config: RepoConfig) -> Release:
         if self._releases is None:
-            self._releases = open_releases(_path(config))
+            self._releases = _opened(config)
         return self._releases.current()
 
 
-def _path(config: RepoConfig) -> Path | None:
-    """The configured store, relative to the feature repository if it is relative."""
-    given = config.online_store.path
-    return None if given is None else Path(config.repo_path or ".", given)
+def _opened(config: RepoConfig) -> ReleaseStore:
+    """The configured store; directories are relative to the feature repository if they are relative."""
+    given, repository = config.online_store, Path(config.repo_path or ".")
+    if given.path is None:
+        return open_releases()
+    if "://" not in given.path:
+        return open_releases(repository / given.path)
+    if given.copies is None:
+        raise ConfigurationError(f"online_store: path {given.path} needs `copies`, a directory on this machine")
+    return open_copy(ReleasesConfig(given.path, given.recheck_seconds), repository / given.copies)
 
 
 def _released_table(release: Release, view: str) -> ReleasedTable:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -161,11 +161,27 @@ class Release:
         }
 
 
-class ReleaseStore:
-    """The releases below one folder; safe to share between threads and to keep for the life of a process."""
+class Origin(Protocol):
+    """Where a store's releases come from, if not from this disk."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def follow(self) -> None:
+        """Bring the store's pointer up to date, if it is time to look. Raises only while there is nothing to serve."""
+
+    def fetch(self, release_id: str) -> None:
+        """Have a release in the store. Raises MissingInput if there is none of that id."""
+
+    def unheard(self) -> str | None:
+        """Why the store may be behind where it comes from; None if it is not known to be."""
+
+
+class ReleaseStore:
+    """The releases below one folder; safe to share between threads and to keep for the life of a process.
+
+    With an `origin` the folder is a verified copy of what is there, see `features/release_cache.py`.
+    """
+
+    def __init__(self, root: Path, *, origin: Origin | None = None) -> None:
+        self.root, self.origin = root, origin
         self._pointer = str(root / POINTER)
         self._live: tuple[Signature, Release] | None = None
         self._damaged: tuple[object, str] | None = None  # what was found damaged, in which state of the disk
@@ -178,6 +194,8 @@ class ReleaseStore:
         given the one before meanwhile. Raises MissingInput if nothing was published yet, ArtifactCorrupt if what is
         live is not what was written.
         """
+        if self.origin is not None:
+            self.origin.follow()
         live = self._live
         if live is not None and live[0] == self._signature():
             return live[1]
@@ -220,6 +238,8 @@ class ReleaseStore:
         if not RELEASE_ID.fullmatch(release_id):
             raise MissingInput(f"expected a release id such as 2026-03-01-0123456789ab, got {release_id!r}")
         directory = self.root / RELEASES / release_id
+        if self.origin is not None and not (directory / READY).is_file():
+            self.origin.fetch(release_id)
         if not (directory / READY).is_file():
             if self._names(release_id):
                 raise ArtifactCorrupt(f"{directory} is named live by {self.root / POINTER} but is not ready")
@@ -248,8 +268,9 @@ def open_releases(store: Path | None = None) -> ReleaseStore:
     if store is not None:
         return ReleaseStore(store)
     from features.configuration import load  # pydantic: not needed by a reader that names its store
+    from features.release_storage import open_configured
 
-    return ReleaseStore(load().releases)
+    return open_configured(load())
 
 
 def open_release(directory: Path) -> Release:

@@ -22,6 +22,7 @@ from feast.repo_contents import RepoContents
 from features.configuration import Configuration, load
 from features.definitions import INSTANT, define
 from features.files import replacing_file
+from features.release_storage import releases_config
 
 SETTINGS = Path(__file__).parent / "feature_store.yaml"
 
@@ -49,8 +50,16 @@ def open_store(configuration: Configuration) -> FeatureStore:
     """The feature store of `configuration`, whatever the environment says."""
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     settings["registry"]["path"] = str(configuration.registry)
-    settings["online_store"]["path"] = str(configuration.releases)
+    settings["online_store"] |= online_store_settings(configuration)
     return FeatureStore(config=RepoConfig(repo_path=SETTINGS.parent, **settings))
+
+
+def online_store_settings(configuration: Configuration) -> dict[str, Any]:
+    """Which releases our online store reads, as settings of feature_store.yaml."""
+    config = releases_config(configuration)
+    if not config.url:
+        return {"path": str(configuration.releases)}
+    return {"path": config.url, "copies": str(configuration.copies), "recheck_seconds": config.recheck_seconds}
 
 
 def register(configuration: Configuration) -> dict[str, Any]:

@@ -41,9 +41,20 @@ class StoredFile:
 def stored_files(manifest: Path, files: Any) -> dict[str, StoredFile]:
     """The files of a manifest's `files` entry, by name, each looked at in the manifest's directory but not read.
 
+    Raises ArtifactCorrupt as `recorded_files` does, and where a file is missing, has another size, or is not a file of
+    its own: a link, a directory, a device, or below a linked directory.
+    """
+    found = recorded_files(manifest, files)
+    for file in found.values():
+        _check_stands(manifest.parent, file)
+    return found
+
+
+def recorded_files(manifest: Path, files: Any) -> dict[str, StoredFile]:
+    """What a manifest's `files` entry records, by name, whether or not it is there yet.
+
     Raises ArtifactCorrupt for a name that is not plain (absolute, `..`, hidden, a control character, beyond ASCII), two
-    that differ in case alone, a record without size and SHA-256, and where a file is missing, has another size, or is
-    not a file of its own: a link, a directory, a device, or below a linked directory.
+    that differ in case alone, and a record without size and SHA-256.
     """
     if not isinstance(files, Mapping):
         raise ArtifactCorrupt(f"{manifest}: expected `files` as an object of names, got {type(files).__name__}")
@@ -53,10 +64,7 @@ def stored_files(manifest: Path, files: Any) -> dict[str, StoredFile]:
             raise ArtifactCorrupt(f"{manifest}: expected names of files inside the directory, got {name!r}")
         if known.setdefault(name.casefold(), name) != name:
             raise ArtifactCorrupt(f"{manifest}: {known[name.casefold()]!r} and {name!r} differ in case alone")
-    found = {name: _recorded(manifest, name, record) for name, record in files.items()}
-    for file in found.values():
-        _check_stands(manifest.parent, file)
-    return found
+    return {name: _recorded(manifest, name, record) for name, record in files.items()}
 
 
 def _recorded(manifest: Path, name: str, record: Any) -> StoredFile:

@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from export.command_options import say, shared_options
-from features.configuration import load
+from export.ledger import open_ledger
+from export.ledger_models import State
+from features.configuration import Configuration, load
 from features.erased_users import SALT_BYTES
 
 
@@ -25,10 +27,21 @@ def erase(file: Path | None, as_json: bool, user: str, dry_run: bool) -> None:
     if dry_run:
         found = erasure.look_for(configuration, user)
     else:
+        _refuse_while_a_stage_runs(configuration)
         found = erasure.erase(configuration, user, salt=secrets.token_bytes(SALT_BYTES))
     lines = [f"{place.before:>9,} → {place.after:<9,} {place.name}" for place in found.places]
     lines += [f"{old} is {new} now" for old, new in {**found.artifacts, **found.releases}.items()]
     say(found.record() | {"user": user, "dry_run": dry_run}, as_json, ["   before → after    place", *lines])
     if found.left and not dry_run:
-        click.echo("something is left: a stage was running; run it again when none is", err=True)
+        click.echo("something is left: a stage ran meanwhile; run it again when none does", err=True)
         sys.exit(1)
+
+
+def _refuse_while_a_stage_runs(configuration: Configuration) -> None:
+    """A stage that has read its inputs would write the user again."""
+    ledger = open_ledger(configuration)
+    now = ledger.now()
+    busy = [run for run in ledger.runs(state=State.RUNNING) if not ledger.is_abandoned(run, now)]
+    if busy:
+        names = ", ".join(f"{run.stage} {run.subject}" for run in busy)
+        raise click.ClickException(f"{names}: running; erase when no stage runs, nothing was changed")

@@ -84,7 +84,9 @@ def erase_from_releases(configuration: Configuration, user: str, artifacts: Name
         for draft in drafts:
             _finish(draft, {**names, **artifacts})
             target = draft.old.parent / draft.release_id
-            if not target.exists():  # else an erasure that was killed has put it there
+            if target.exists():  # an erasure that was killed has put it there
+                shutil.rmtree(draft.directory)
+            else:
                 move(draft.directory, target)
         pointer = read_pointer(store)
         if pointer is not None:

@@ -99,13 +99,20 @@ class Setup:
 
 def examine(configuration: Configuration, *, now: dt.datetime) -> Setup:
     """This machine, this environment and this clone."""
+    packages = [distribution.metadata for distribution in importlib.metadata.distributions()]
+    asked = [
+        (package["Name"], requirement)
+        for package in packages
+        if package["Name"] != "attractor"  # pyproject.toml is newer than what was installed of it
+        for requirement in package.get_all("Requires-Dist") or ()
+    ]
     return Setup(
         configuration=configuration,
         now=now,
         root=ROOT,
         environment=dict(os.environ),
-        installed={canonicalize_name(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()},
-        requirements=(*declared_requirements(ROOT), *_installed_requirements()),
+        installed={canonicalize_name(package["Name"]): package["Version"] for package in packages},
+        requirements=(*declared_requirements(ROOT), *asked),
         listeners=tuple(_listeners()),
         free_bytes=free_bytes(configuration.state),
     )
@@ -120,12 +127,6 @@ def declared_requirements(root: Path) -> Iterator[tuple[str, str]]:
     if lock.is_file():
         lines = (line.strip() for line in lock.read_text(encoding="utf-8").splitlines())
         yield from (("constraints.txt", line) for line in lines if line and not line.startswith("#"))
-
-
-def _installed_requirements() -> Iterator[tuple[str, str]]:
-    for distribution in importlib.metadata.distributions():
-        if distribution.metadata["Name"] != "attractor":  # pyproject.toml is newer than what was installed of it
-            yield from ((distribution.metadata["Name"], requirement) for requirement in distribution.requires or ())
 
 
 def _listeners() -> Iterator[Listener]:

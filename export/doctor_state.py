@@ -13,7 +13,7 @@ from export.ledger import Ledger, open_ledger
 from export.ledger_models import State
 from export.plan import night_bytes
 from features.contracts import FEATURES, PUBLISHED
-from features.errors import MissingInput
+from features.errors import ArtifactCorrupt, MissingInput
 from features.files import sha256_of_file
 from features.partitions import partition_path
 from features.releases import read_pointer
@@ -37,8 +37,14 @@ def clocks(setup: Setup) -> list[Finding]:
                 "let both machines follow one time server (chrony, ntpd)",
             )
         )
-    pointer = read_pointer(setup.configuration.releases)
-    dated = {"the live release went live": pointer.published_at} if pointer else {}
+    dated = {}
+    try:
+        if pointer := read_pointer(setup.configuration.releases):
+            dated["the live release went live"] = pointer.published_at
+    except ArtifactCorrupt as error:
+        why = "readers refuse it, and serve nothing or what they hold"
+        fix = "move the file away, then `attractor publish` the newest sound one of `attractor releases`"
+        findings.append(Finding("error", str(error), str(setup.configuration.releases), why, fix))
     dated |= {f"run {run.id}, {run.stage}, began": run.started_at for run in ledger.runs(limit=1)}
     for what, at in dated.items():
         if at > setup.now + allowed:

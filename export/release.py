@@ -14,9 +14,11 @@ from typing import Any
 
 from export import history
 from export.audit import AuditReport, audit_held, standing_report
-from export.drafts import discard, exclusive_store, move
+from export.drafts import exclusive_store, move
 from export.release_report import render
-from export.staging import directory_of, is_known, is_released, stage, standing
+from export.remote import Remote, described, point, remote_of
+from export.retention import KEEP_RELEASES, retire, superfluous
+from export.staging import directory_of, is_known, is_released, stage
 from features.configuration import Configuration
 from features.contracts import PUBLISHED
 from features.errors import GateFailed, MissingInput
@@ -24,11 +26,9 @@ from features.files import read_sealed_json, sha256_of_file, write_json, write_s
 from features.releases import (
     AUDIT,
     MANIFEST,
-    POINTER,
     READY,
     RELEASES,
     REPORT,
-    STAGING,
     Pointer,
     open_release,
     open_releases,
@@ -37,12 +37,6 @@ from features.releases import (
 )
 
 __all__ = ["Publication", "is_known", "publish", "releases", "rollback", "stage", "status"]
-
-KEEP_RELEASES = 7
-"""Releases that stay on disk for rolling back, beside the live one and the one before it; never below 3."""
-
-KEEP_STAGED = 7
-"""Refused or forgotten nights that stay in staging to be looked at."""
 
 KEEP_HISTORY = 400
 """Entries of the pointer's history: more than a year of nights."""
@@ -79,18 +73,26 @@ def publish(
         raise ValueError("expected a reason to publish what a gate refused, got an empty one")
     store = configuration.releases
     with exclusive_store(store):
+        remote = remote_of(configuration)
+        if remote is not None:
+            remote.pull()
         if is_released(store, release_id):
             open_releases(store).open(release_id)  # whole still, or it is not served
         else:
             _admit(configuration, release_id, published_at=published_at, force_reason=force_reason)
+        if remote is not None:
+            remote.upload(release_id)
         pointer = read_pointer(store)
         refusal = _why_not_live(pointer, release_id, force_reason)
         if refusal is None and (pointer is None or pointer.release_id != release_id):
             pointer = _moved(pointer, release_id, "publish", published_at=published_at, reason=force_reason)
-            write_sealed_json(store / POINTER, pointer.record())
+            point(store, pointer, remote)
         assert pointer is not None
         history.complete(configuration, pointer)
-        _retire(store, pointer, spared=release_id)
+        retire(store, pointer, spared=release_id, keep=KEEP_RELEASES)
+        if remote is not None:
+            kept = (pointer.release_id, pointer.previous, release_id)
+            remote.delete_if_possible(pointer, superfluous(remote.release_ids(), keep=KEEP_RELEASES, spared=kept))
     sentence = refusal or f"{release_id} is live since {pointer.published_at.isoformat()}"
     return _publication(release_id, pointer, sentence, force_reason)
 
@@ -103,19 +105,24 @@ def rollback(configuration: Configuration, *, published_at: dt.datetime, to: str
     """
     store = configuration.releases
     with exclusive_store(store):
+        remote = remote_of(configuration)
+        if remote is not None:
+            remote.pull(fetch=False)
         pointer = read_pointer(store)
         if pointer is None:
-            raise MissingInput(f"no release is published in {store}: nothing to roll back")
+            raise MissingInput(f"no release is published in {remote or store}: nothing to roll back")
         target = to or pointer.previous
         if target is None:
             raise MissingInput(f"no release before {pointer.release_id} is kept in {store}; name one of `releases`")
+        if remote is not None:
+            remote.fetch(target)
         open_releases(store).open(target)
         if target == pointer.release_id:
             return _publication(target, pointer, f"{target} is live already", None)
         left = pointer.release_id
         pointer = _moved(pointer, target, "rollback", published_at=published_at, reason=None)
-        pointer = replace(pointer, previous=_before(store, pointer, target))
-        write_sealed_json(store / POINTER, pointer.record())
+        pointer = replace(pointer, previous=_before(store, pointer, target, remote))
+        point(store, pointer, remote)
     return _publication(target, pointer, f"{target} is live again instead of {left}", None)
 
 
@@ -124,17 +131,12 @@ def releases(configuration: Configuration) -> list[dict[str, Any]]:
 
     The state is `live`, `previous`, `kept`, `staged` or `refused`.
     """
-    store = configuration.releases
-    pointer = read_pointer(store)
-    found = [store / folder / name for folder in (RELEASES, STAGING) for name in standing(store / folder, MANIFEST)]
-    listed = [_listed(directory, pointer) for directory in found]
-    return sorted(listed, key=lambda entry: str(entry["release_id"]), reverse=True)
+    return _looked_at(configuration)[1]
 
 
 def status(configuration: Configuration) -> dict[str, Any]:
     """What is served now, since when, what a rollback would serve, what waits; `live` is None at first."""
-    pointer = read_pointer(configuration.releases)
-    listed = releases(configuration)
+    pointer, listed = _looked_at(configuration)
     live = next((entry for entry in listed if entry["state"] == "live"), None)
     return {
         "live": live,
@@ -144,6 +146,12 @@ def status(configuration: Configuration) -> dict[str, Any]:
         "waiting": [entry["release_id"] for entry in listed if entry["state"] in {"staged", "refused"}],
         "last": dict(pointer.history[-1]) if pointer else None,
     }
+
+
+def _looked_at(configuration: Configuration) -> tuple[Pointer | None, list[dict[str, Any]]]:
+    with described(configuration) as (pointer, directories):
+        listed = [_listed(directory, pointer) for directory in directories]
+    return pointer, sorted(listed, key=lambda entry: str(entry["release_id"]), reverse=True)
 
 
 def _admit(
@@ -222,21 +230,14 @@ def _moved(
     return Pointer(release_id, published_at, replaced, entries, tuple(sorted(withdrawn - {release_id})))
 
 
-def _before(store: Path, pointer: Pointer, release_id: str) -> str | None:
+def _before(store: Path, pointer: Pointer, release_id: str, remote: Remote | None) -> str | None:
     """What served before `release_id` was first put live, if it is still kept: where a second rollback goes."""
     replaced = {str(entry["release_id"]): entry["replaced"] for entry in reversed(pointer.history)}
     before = replaced[release_id]
-    return before if before is not None and before != release_id and is_released(store, before) else None
-
-
-def _retire(store: Path, pointer: Pointer, *, spared: str) -> None:
-    """Delete old releases and old staged nights; for one who holds the store's lock."""
-    kept = {pointer.release_id, pointer.previous, spared}
-    for folder, keep in ((RELEASES, max(3, KEEP_RELEASES)), (STAGING, KEEP_STAGED)):
-        for name in standing(store / folder, MANIFEST)[:-keep]:
-            if name not in kept:
-                discard(store, store / folder / name)
-                log.info("retired %s", name)
+    if before is None or before == release_id:
+        return None
+    kept = is_released(store, before) or (remote is not None and before in remote.release_ids())
+    return before if kept else None
 
 
 def _listed(directory: Path, pointer: Pointer | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow.sdk import (
     DAG,
+    Connection,
     CronTriggerTimetable,
     ExceptionRetryPolicy,
     Param,
@@ -26,7 +27,7 @@ from airflow.sdk import (
 )
 
 from features.configuration import load
-from features.errors import AttractorError
+from features.errors import AttractorError, SourceLost
 from features.windows import night_of, parse_date
 
 
@@ -48,8 +49,8 @@ with DAG(
         "retries": 2,
         "retry_delay": timedelta(minutes=1),
         "retry_exponential_backoff": 2.0,
-        # Our own errors are answers (a gate, a broken contract, a missing input): asking again would not change them.
-        "retry_policy": ExceptionRetryPolicy([RetryRule(AttractorError, RetryAction.FAIL)]),
+        # Our own errors are answers (a gate, a broken contract, a missing input); only a lost warehouse is asked again.
+        "retry_policy": ExceptionRetryPolicy([RetryRule(SourceLost), RetryRule(AttractorError, RetryAction.FAIL)]),
         "execution_timeout": timedelta(hours=2),
     },
     params={"date": Param(None, type=["null", "string"], format="date", description="Train as of YYYY-MM-DD.")},
@@ -59,7 +60,7 @@ with DAG(
 
     @task
     def land(date: str) -> int:
-        return stages().land(load(), parse_date(date)).run_id
+        return stages().land(load(), parse_date(date), uri_of=lambda name: Connection.get(name).get_uri()).run_id
 
     @task
     def build(date: str) -> int:

@@ -7,14 +7,21 @@ run again; `export/jobs.py` says what each is made of.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
 from export import champions, jobs
 from export.ledger import Figures, Job, StageResult, open_ledger
 from features.configuration import Configuration
+from features.sources import SourceConfig, provide_url
 
 
-def land(configuration: Configuration, date: dt.date) -> StageResult:
-    """Land the raw tables that the night of `date` may know."""
+def land(configuration: Configuration, date: dt.date, *, uri_of: Callable[[str], str] | None = None) -> StageResult:
+    """Land the raw tables that the night of `date` may know.
+
+    `uri_of` tells the URI of a scheduler's connection, where `[source]` names one.
+    """
+    if uri_of is not None:
+        provide_url(configuration.section("source", SourceConfig), uri_of)
     return _run(configuration, jobs.land(configuration, date))
 
 

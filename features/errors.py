@@ -4,7 +4,7 @@ AttractorError
 ├── ConfigurationError   attractor.toml is missing, malformed or names an unknown setting
 ├── ContractViolation    a table breaks its contract: table, column, row and rule are in the message
 ├── SocialMisalignment   the social graph belongs to other people than the events; figures are in the message
-├── SourceUnavailable    the source could not be reached, or was lost or changed while it was read: trying again may do
+├── SourceLost           the source could not be reached, or was lost or changed while it was read: trying again may do
 ├── MissingInput         a stage was asked for before what it reads exists
 ├── ArtifactCorrupt      stored bytes are not the bytes that were written
 ├── BucketUnreachable    the bucket that releases live in does not answer, or refused
@@ -60,7 +60,7 @@ class SocialMisalignment(AttractorError):
         )
 
 
-class SourceUnavailable(AttractorError):
+class SourceLost(AttractorError):
     """The source could not be reached, or was lost or changed while it was read; nothing was landed."""
 
 

@@ -88,7 +88,7 @@ def land(configuration: Configuration, date: dt.date) -> Landing:
     """Land what the night of `date` may know and is not landed yet; a date that is landed is not read again.
 
     Raises ContractViolation if the source breaks the contract and violations are refused, SocialMisalignment if the
-    social graph is misaligned and not accepted, SourceUnavailable if the source is lost or changes meanwhile: nothing
+    social graph is misaligned and not accepted, SourceLost if the source is lost or changes meanwhile: nothing
     is landed then; ConfigurationError if the source cannot be read or is another than the one landed before.
     """
     config = configuration.section("source", SourceConfig)

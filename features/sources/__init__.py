@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from features.errors import ConfigurationError
 from features.sources.source import Reader, Rows, Source
 from features.sources.sql_mapping import TableMapping
 
-__all__ = ["Reader", "Rows", "Source", "SourceConfig", "open_source"]
+__all__ = ["Reader", "Rows", "Source", "SourceConfig", "open_source", "provide_url"]
 
 Violations = Literal["refuse", "quarantine"]
 
@@ -74,6 +75,12 @@ class SourceConfig:
     def variable(self) -> str:
         """The environment variable of the warehouse's URL: the one named, else Airflow's for the connection."""
         return self.url_variable or (f"AIRFLOW_CONN_{self.connection.upper()}" if self.connection else "")
+
+
+def provide_url(config: SourceConfig, uri_of: Callable[[str], str]) -> None:
+    """Put the URI of the connection that `config` names where its source looks for it, unless one is there."""
+    if config.connection and config.variable not in os.environ:
+        os.environ[config.variable] = uri_of(config.connection)
 
 
 def open_source(config: SourceConfig, base: Path) -> Source:

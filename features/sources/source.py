@@ -41,7 +41,7 @@ class Source(Protocol):
         """Changes when what the source would hand over may have changed."""
 
     def reading(self) -> AbstractContextManager[Reader]:
-        """Hand over one state of the source; on leaving, raises SourceUnavailable if it was not one."""
+        """Hand over one state of the source; on leaving, raises SourceLost if it was not one."""
 
 
 class Reader(Protocol):

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import URL, Connection
 
 from features.contracts import EVENTS, RAW
-from features.errors import ContractViolation, SourceUnavailable
+from features.errors import ContractViolation, SourceLost
 from features.files import sha256_of_json
 from features.sources.source import BATCH_ROWS, Rows
 from features.sources.sql_connection import transaction, translated
@@ -51,7 +51,7 @@ class SqlSource:
     def reading(self) -> Iterator[SqlReader]:
         """Read all tables in one state of the database, or learn that it changed meanwhile.
 
-        Raises ConfigurationError where the mapping does not fit the database, SourceUnavailable where it cannot be
+        Raises ConfigurationError where the mapping does not fit the database, SourceLost where it cannot be
         reached, is lost, or, without a snapshot of its own, held other rows at the end than when they were read.
         """
         with transaction(self._url, isolation=self._isolation) as (connection, whole), ExitStack() as cursors:
@@ -92,11 +92,11 @@ class SqlReader:
         return self._stream(query, query.within(window, padded=self.connection.dialect.name == "sqlite"))
 
     def check_unchanged(self, cause: ContractViolation | None = None) -> None:
-        """Raise SourceUnavailable if a table read holds another number of rows, or another last time, than before."""
+        """Raise SourceLost if a table read holds another number of rows, or another last time, than before."""
         for query, statement, before in self.states:
             after = self._state(query, statement)
             if after != before:
-                raise SourceUnavailable(
+                raise SourceLost(
                     f"table {query.place} changed while it was read: (rows, last time) were {before}, now {after}; "
                     "nothing was landed, and trying again may do"
                 ) from cause

@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from features.errors import AttractorError, ConfigurationError, SourceUnavailable
+from features.errors import AttractorError, ConfigurationError, SourceLost
 
 _SNAPSHOT = "REPEATABLE READ"
 _SHIFTING = ("READ UNCOMMITTED", "READ COMMITTED", "AUTOCOMMIT")
@@ -74,7 +74,7 @@ def redacted(text: str, url: URL) -> str:
 def translated(what: str, url: URL) -> Iterator[None]:
     """Raise what goes wrong with `what`, such as the reading of a table, as an error of ours without secrets.
 
-    SourceUnavailable where trying again may do, ConfigurationError where it will not.
+    SourceLost where trying again may do, ConfigurationError where it will not.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def _error(message: str, error: SQLAlchemyError) -> AttractorError:
         return ConfigurationError(message)
     if getattr(getattr(error, "orig", None), "sqlite_errorname", None) == "SQLITE_ERROR":  # of SQL text, not of state
         return ConfigurationError(message)
-    return SourceUnavailable(f"{message}; nothing was landed, and trying again may do")
+    return SourceLost(f"{message}; nothing was landed, and trying again may do")
 
 
 @contextmanager

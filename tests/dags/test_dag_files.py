@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from features.errors import GateFailed, MissingInput
+from features.errors import GateFailed, MissingInput, SourceLost
 from features.windows import midnight, night_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,7 @@ def test_trouble_is_retried_with_back_off_and_an_answer_is_not(dag_bag: Any, dag
         for answer in (GateFailed("release", ["no"]), MissingInput("nothing landed")):
             assert task.retry_policy.evaluate(answer, 1, 2).action.value == "fail"
         assert task.retry_policy.evaluate(OSError("disk"), 1, 2).action.value == "default"
+        assert task.retry_policy.evaluate(SourceLost("lost"), 1, 2).action.value == "retry"
 
 
 @pytest.mark.parametrize("dag_id", EDGES)

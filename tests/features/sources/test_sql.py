@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from features.configuration import Configuration
 from features.contracts import RAW
-from features.errors import ConfigurationError, ContractViolation, SourceUnavailable
+from features.errors import ConfigurationError, ContractViolation, SourceLost
 from features.landing import is_landed, land, landed, raw_tables
 from features.sources import SourceConfig, open_source
 from features.sources.market import Market
@@ -169,7 +169,7 @@ def test_all_tables_are_of_one_snapshot(shop: sa.Connection, tmp_path: Path) -> 
 def test_without_a_snapshot_a_change_under_way_is_noticed(shop: sa.Connection, tmp_path: Path, change: str) -> None:
     configuration = configured(tmp_path, mapping(), isolation="READ COMMITTED")
     with (
-        pytest.raises(SourceUnavailable, match=r"table shop\.\w+ changed while it was read: .*trying again may do"),
+        pytest.raises(SourceLost, match=r"table shop\.\w+ changed while it was read: .*trying again may do"),
         source_of(configuration).reading() as reader,
     ):
         for stream in (reader.rows("users"), reader.events(EVERYTHING)):
@@ -191,7 +191,7 @@ def test_a_row_that_refers_to_one_that_came_meanwhile_is_no_violation_but_a_chan
         return read(reader, window)
 
     monkeypatch.setattr(SqlReader, "events", later)
-    with pytest.raises(SourceUnavailable, match=r"shop\.customers changed while it was read"):
+    with pytest.raises(SourceLost, match=r"shop\.customers changed while it was read"):
         land(configuration, DATE)
     assert files(configuration) == []
 
@@ -206,7 +206,7 @@ def test_a_lost_connection_lands_nothing_and_the_next_try_everything(
     )
     die = "CASE phrase WHEN 'fatal' THEN pg_terminate_backend(pg_backend_pid())::text ELSE phrase END"
     broken = configured(tmp_path, mapping(query={"sql": die}))
-    with pytest.raises(SourceUnavailable, match=r"table shop\.clicks, after \d+ rows: .*trying again may do") as lost:
+    with pytest.raises(SourceLost, match=r"table shop\.clicks, after \d+ rows: .*trying again may do") as lost:
         land(broken, dt.date(2026, 1, 20))
     assert "after 0 rows" not in str(lost.value)
     assert files(broken) == []
@@ -226,7 +226,7 @@ def test_a_warehouse_that_is_down_is_said_so_without_its_password(
     ):
         monkeypatch.setenv(VARIABLE, url.render_as_string(hide_password=False))
         with (
-            pytest.raises(SourceUnavailable, match=r"postgresql 127\.0\.0\.1:\d+/") as refused,
+            pytest.raises(SourceLost, match=r"postgresql 127\.0\.0\.1:\d+/") as refused,
             source_of(configured(tmp_path, mapping())).reading(),
         ):
             pass

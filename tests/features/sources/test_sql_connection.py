@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-from features.errors import ConfigurationError, SourceUnavailable
+from features.errors import ConfigurationError, SourceLost
 from features.sources import SourceConfig
 from features.sources.sql_connection import redacted, translated, warehouse_url
 
@@ -76,7 +76,7 @@ def test_errors_never_carry_a_password_or_a_token(password: str, token: str) -> 
     whole = url.render_as_string(hide_password=False)
     text = f"could not connect with {password!r} ({password}), {token}, {quote_plus(token)}: {whole}"
     cause = OperationalError("SELECT 1", {}, Exception(text))
-    with pytest.raises(SourceUnavailable) as lost, translated("the warehouse", url):
+    with pytest.raises(SourceLost) as lost, translated("the warehouse", url):
         raise cause
     for secret in (password, token, quote_plus(token)):
         assert secret not in redacted(text, url)

@@ -1,0 +1,100 @@
+"""`attractor init --source sql` writes what can be filled in, and what it writes works where the names are the same."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+
+from export import stages
+from export.warehouse_template import warehouse_template
+from features.configuration import load
+from features.contracts import RAW
+from features.landing import landed
+from features.sources import SourceConfig
+from tests.command_line import attractor
+
+DATE = dt.date(2026, 1, 10)
+
+
+def test_the_template_names_every_table_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "attractor.toml"
+    file.write_text(warehouse_template("SHOP_URL"), encoding="utf-8")
+    source = load(file).section("source", SourceConfig)
+    assert source.variable == "SHOP_URL"
+    assert source.late_by == dt.timedelta(days=2)
+    assert {name: list(mapping.columns) for name, mapping in source.tables.items()} == {
+        name: [column.name for column in RAW[name].columns] for name in ("users", "items", "events", "social_edges")
+    }
+
+
+def test_what_init_writes_lands_a_warehouse_of_the_contracts_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "attractor.toml"
+    assert attractor("init", "--source", "sql", "--url-variable", "SHOP_URL", "--config", str(file)) == 0
+    assert "fill in its tables, and the variable SHOP_URL" in capsys.readouterr().out
+    text = file.read_text(encoding="utf-8")
+    with_zone = '{ column = "created_at", zone = "UTC" }'
+    text = text.replace('created_at = "created_at"', f"created_at = {with_zone}")
+    text = text.replace('event_at = "event_at"', 'event_at = { column = "event_at", zone = "UTC" }')
+    file.write_text(text, encoding="utf-8")
+    shop(tmp_path / "shop.db")
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/shop.db")
+    assert stages.land(load(file), DATE).figures["rows"] == {"users": 1, "items": 1, "events": 1, "social_edges": 0}
+    path = pq.read_table(load(file).raw / "events" / f"2026-01-09_{DATE}" / "events.parquet")
+    assert path.to_pylist() == [
+        {"user_id": "7", "item_id": "hat", "event_at": dt.datetime(2026, 1, 9, 12, tzinfo=dt.UTC), "query": None}
+    ]
+
+
+def test_a_scheduler_hands_over_the_connection_that_the_source_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop(tmp_path / "shop.db")
+    zone = {"zone": "UTC"}
+    tables = {
+        "users": {"columns": {"created_at": {"column": "created_at", **zone}}},
+        "items": {"columns": {"created_at": {"column": "created_at", **zone}}},
+        "events": {"columns": {"event_at": {"column": "event_at", **zone}}},
+    }
+    file = tmp_path / "attractor.toml"
+    lines = ['state = "state"', "[source]", 'kind = "sql"', 'connection = "shop"']
+    for name, table in tables.items():
+        lines += [f"[source.tables.{name}.columns]"]
+        lines += [
+            f'{column} = {{ column = "{source["column"]}", zone = "UTC" }}'
+            for column, source in table["columns"].items()
+        ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    asked: list[str] = []
+
+    def uri_of(name: str) -> str:
+        asked.append(name)
+        return json.dumps({"conn_type": "sqlite", "schema": f"{tmp_path}/shop.db"})
+
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", "")  # so that what is set is taken back
+    monkeypatch.delenv("AIRFLOW_CONN_SHOP")
+    for _ in range(2):
+        stages.land(load(file), DATE, uri_of=uri_of)
+    assert asked == ["shop"]
+    assert landed(load(file), DATE).rows["events"] == 1
+
+
+def shop(file: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{file}", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for statement in (
+            "CREATE TABLE users (user_id INTEGER, created_at TIMESTAMP)",
+            "INSERT INTO users VALUES (7, NULL)",
+            "CREATE TABLE items (item_id TEXT, title TEXT, category TEXT, created_at TIMESTAMP)",
+            "INSERT INTO items VALUES ('hat', 'Straw hat', NULL, '2026-01-01 08:00:00')",
+            "CREATE TABLE events (user_id INTEGER, item_id TEXT, event_at TIMESTAMP)",
+            "INSERT INTO events VALUES (7, 'hat', '2026-01-09T12:00:00')",
+            "CREATE VIEW social_edges AS SELECT user_id, user_id AS friend_id FROM users WHERE false",
+        ):
+            connection.exec_driver_sql(statement)

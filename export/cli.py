@@ -34,6 +34,7 @@ from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
 from export.operations_commands import doctor, ledger, plan, runs
+from export.warehouse_template import warehouse_template
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
 
@@ -49,16 +50,24 @@ def cli() -> None:
 
 @cli.command()
 @shared_options
-@click.option("--source", type=click.Choice(["synthetic", "lastfm", "ciao", "parquet"]), required=True)
+@click.option("--source", type=click.Choice(["synthetic", "lastfm", "ciao", "parquet", "sql"]), required=True)
 @click.option("--path", default="", help="Directory of the data, for lastfm, ciao and parquet.")
+@click.option("--url-variable", default="WAREHOUSE_URL", help="For sql: the environment variable of its URL.")
 @click.option("--users", type=click.IntRange(100, 1_000_000), default=None, help="Size of a synthetic market.")
 @click.option("--seed", type=int, default=None, help="Seed of a synthetic market.")
 @click.option("--state", default=None, help="State directory; by default .attractor/<source>-<hash>.")
 def init(
-    file: Path | None, as_json: bool, source: str, path: str, users: int | None, seed: int | None, state: str | None
+    file: Path | None,
+    as_json: bool,
+    source: str,
+    path: str,
+    url_variable: str,
+    users: int | None,
+    seed: int | None,
+    state: str | None,
 ) -> None:
     """Write attractor.toml for a source; a configuration that stood there is kept as *.previous."""
-    if (source == "synthetic") == bool(path):
+    if (source in ("synthetic", "sql")) == bool(path):
         raise click.UsageError("--path goes with --source lastfm, ciao or parquet, and they need it")
     target = file or Path(FILE_NAME)
     section = {"kind": source}
@@ -68,13 +77,17 @@ def init(
             raise click.UsageError(f"--path {path}: no such directory")
         section["path"] = str(folder.resolve())
     section |= {k: v for k, v in {"users": users, "seed": seed}.items() if v is not None}  # type: ignore[misc]
-    kept = initialise(target, configuration_text(section, state=state))
+    text = (
+        warehouse_template(url_variable, state=state) if source == "sql" else configuration_text(section, state=state)
+    )
+    kept = initialise(target, text)
     configuration = load(target)
     say(
         {"config": str(configuration.file), "state": str(configuration.state), "kept": str(kept) if kept else None},
         as_json,
         [f"wrote {configuration.file}", f"state in {configuration.state}"]
         + ([f"the configuration before it is kept in {kept}"] if kept else [])
+        + (["next: fill in its tables, and the variable " + url_variable] if source == "sql" else [])
         + ["next: attractor night --date YYYY-MM-DD"],
     )
 

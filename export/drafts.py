@@ -82,7 +82,8 @@ def discard(store: Path, directory: Path) -> None:
     """Take a directory out of the store in one step, then delete it; for one who holds the store's lock."""
     aside = _fresh(store, directory.name)
     move(directory, aside)
-    shutil.rmtree(aside)
+    with disk_errors(aside):
+        shutil.rmtree(aside)
 
 
 def _fresh(store: Path, name: str) -> Path:

@@ -22,14 +22,16 @@ _OF_THE_DISK = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into DiskFailed naming the file that it refused, or `path` if it did not say."""
+    """Turn an error of the disk into DiskFailed naming the file that it refused; `path` if that is not told."""
     try:
         yield
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        told = str(error.filename or "")  # removing a directory tells names alone
-        raise DiskFailed(f"{told if told.startswith('/') else path}: {os.strerror(error.errno)}") from error
+        refused = Path(str(error.filename or path))
+        if not refused.is_absolute() or is_temporary(refused):  # removing a directory tells names alone
+            refused = path
+        raise DiskFailed(f"{refused}: {os.strerror(error.errno)}") from error
 
 
 def fsync(path: Path) -> None:

@@ -1,0 +1,30 @@
+"""The commands of releases on disk: verify."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from export.command_options import say, shared_options
+from features.configuration import load
+
+
+@click.command()
+@shared_options
+@click.argument("release_id", required=False)
+def verify(file: Path | None, as_json: bool, release_id: str | None) -> None:
+    """Read every byte of a release, or of all and the pointer; exit code 1, naming the files, if one is damaged."""
+    from export import verification
+
+    found = verification.verify(load(file), release_id)
+    lines = [
+        line
+        for one in found
+        for line in (f"{one.name}  {one.bytes:,} bytes  {'damaged' if one.damaged else 'whole'}", *one.damaged)
+    ]
+    say([asdict(one) for one in found], as_json, lines or ["no release yet; run `attractor night --date YYYY-MM-DD`"])
+    if any(one.damaged for one in found):
+        sys.exit(1)

@@ -88,21 +88,24 @@ def rename(configuration: Configuration, versions: Names) -> None:
 
 
 def evidence(configuration: Configuration, artifact: Artifact) -> dict[str, Any]:
-    """What a release's manifest keeps of a model for the audit: parity by graph, and the change of its quality.
+    """What a release's manifest keeps of a model: parity by graph, the change of its quality, and its alignment.
 
-    The quality is that of its last promotion: None for the first champion of a model.
+    The quality is that of its last promotion: None for the first champion of a model. The alignment says whether
+    KARMA's vectors are in the space of the artifact before it, and what that lost; it is there if it was tried.
     """
     promotions = [
         move
         for move in moves(configuration, artifact.model)
         if move["version"] == artifact.version and move["action"] == "promote"
     ]
+    about = artifact.manifest["about"]
     return {
         "parity": {
             graph: {name: record[name] for name in ("worst", "tolerance", "holds")}
-            for graph, record in artifact.manifest["about"]["parity"].items()
+            for graph, record in about["parity"].items()
         },
         "quality": promotions[-1]["quality"] if promotions else None,
+        **({"alignment": about["alignment"]} if "alignment" in about else {}),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH
+from export.alignment import NODE as ALIGNMENT_NODE
+from export.alignment import Alignment, align, rotate, save_rotation, standing_alignment
+from export.artifacts import Artifact
+from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH, Vectors
 from export.karma_quantisation import EncodingConfig, int8_cost, write_int8
+from export.karma_settings import AlignmentConfig
 from export.parity import Arrays, Case, measure
 from features.files import replacing_file, sha256_of_file, sha256_of_json, write_json
 from features.training_sets import TrainingSet
@@ -50,6 +55,7 @@ SINGLE_FILE_BYTES = 1 << 30
 """Weights beyond this stand beside their graph in `<graph>.data`: one ONNX file holds at most 2 GiB."""
 
 FLOAT32 = EncodingConfig()
+ALIGNMENT = AlignmentConfig()
 MAX_BATCH = 1 << 16
 OPSET = 23  # the first with attention, rotary positions and RMS normalisation as one operator each
 
@@ -83,32 +89,38 @@ class ItemEncoder(nn.Module):
 
 
 def export_karma(
-    trained: TrainedKarma, training_set: TrainingSet, directory: Path, encoding: EncodingConfig = FLOAT32
+    trained: TrainedKarma,
+    training_set: TrainingSet,
+    directory: Path,
+    encoding: EncodingConfig = FLOAT32,
+    *,
+    standing: Artifact | None = None,
+    alignment: AlignmentConfig = ALIGNMENT,
 ) -> dict[str, Any]:
     """Fill `directory` with the artifact and return what its manifest says about it.
 
-    A parity that does not hold is recorded, not raised: promotion refuses the artifact. Raises GateFailed if int8 is
-    asked for and changes more of the lists than `encoding` allows.
+    With a `standing` artifact and `alignment.align`, the vectors are rotated into its space where little is lost, see
+    `export/alignment.py`. A parity that does not hold is recorded, not raised: promotion refuses the artifact. Raises
+    GateFailed if int8 is asked for and changes more of the lists than `encoding` allows.
     """
     network, preparation = trained.network.eval(), trained.preparation
-    catalogue, histories = history_cases(training_set, preparation, width=network.width)
-    items = item_cases(catalogue, preparation)
-    compressed = network.compressor is not None
-    parity = {}
-    for graph, module, cases, outputs in (
-        (HISTORY_GRAPH, HistoryEncoder(network), histories, ["interest"]),
-        (ITEM_GRAPH, ItemEncoder(network), items, ["item", "soft"] if compressed else ["item"]),
-    ):
-        write_graph(module, cases[-1], directory / graph, outputs=outputs)
-        parity[graph] = measure(directory / graph, _reference(module), cases).record()
+    sides = _sides(network, training_set, preparation)
+    for side in sides:
+        write_graph(side.module, side.cases[-1], directory / side.graph, outputs=side.outputs)
     preparation.save(directory)
-    state = network.state_dict().items()
-    weights = {name: v for name, v in state if name.startswith(NIGHT_PARTS) and not name.startswith(DECODING)}
-    with replacing_file(directory / WEIGHTS) as temporary:
-        temporary.write_bytes(save({name: value.contiguous() for name, value in sorted(weights.items())}))
+    parameters = _write_weights(network, directory)
+    aligned = _aligned(directory, standing if alignment.align else None, training_set, alignment)
+    if aligned.rotation is not None:
+        for side in sides:
+            rotate(directory / side.graph, side.outputs[0], aligned.rotation)
+        save_rotation(aligned.rotation, directory)
+    parity = {
+        side.graph: measure(directory / side.graph, _reference(side.module, aligned.rotation), side.cases).record()
+        for side in sides
+    }
     int8: dict[str, Any] = {}
     if encoding.precision == "int8":
-        write_int8(directory)
+        write_int8(directory, float_nodes=[ALIGNMENT_NODE])
         views = (training_set.recent[view] for view in ("item_catalog", "user_history"))
         int8 = {"int8": int8_cost(directory, *views, overlap_floor=encoding.overlap_floor)}
     write_json(directory / "parity.json", parity)
@@ -118,20 +130,61 @@ def export_karma(
         "metrics": dict(trained.metrics),
         "parity": parity,
         **int8,
-        "space_id": space_id(directory),
+        "space_id": aligned.space_id,
+        **({"alignment": aligned.record} if aligned.record else {}),
         "split": {name: getattr(split, name).isoformat() for name in ("train_end", "valid_end", "test_end")},
         "training_set": training_set.fingerprint,
         "dimensions": {
             "embedding": preparation.config.embedding,
             "picture": preparation.picture_width,
             "items_with_id": len(preparation.item_index),
-            "parameters": sum(value.numel() for value in weights.values()),
+            "parameters": parameters,
         },
     }
 
 
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One of the two graphs: its file, the module that it comes from, inputs to compare them on, its outputs."""
+
+    graph: str
+    module: nn.Module
+    cases: list[Case]
+    outputs: list[str]
+
+
+def _sides(network: Karma, training_set: TrainingSet, preparation: Preparation) -> list[_Side]:
+    catalogue, histories = history_cases(training_set, preparation, width=network.width)
+    items = item_cases(catalogue, preparation)
+    made = ["item"] if network.compressor is None else ["item", "soft"]
+    return [
+        _Side(HISTORY_GRAPH, HistoryEncoder(network), histories, ["interest"]),
+        _Side(ITEM_GRAPH, ItemEncoder(network), items, made),
+    ]
+
+
+def _write_weights(network: Karma, directory: Path) -> int:
+    """Write what inference needs of the network; its number of parameters."""
+    state = network.state_dict().items()
+    weights = {name: v for name, v in state if name.startswith(NIGHT_PARTS) and not name.startswith(DECODING)}
+    with replacing_file(directory / WEIGHTS) as temporary:
+        temporary.write_bytes(save({name: value.contiguous() for name, value in sorted(weights.items())}))
+    return sum(value.numel() for value in weights.values())
+
+
+def _aligned(
+    directory: Path, standing: Artifact | None, training_set: TrainingSet, config: AlignmentConfig
+) -> Alignment:
+    own = space_id(directory)
+    if standing is None:
+        return Alignment(None, own, {})
+    if space_id(standing.directory) == own:
+        return standing_alignment(standing)
+    return align(directory, own, standing, training_set, config)
+
+
 def space_id(directory: Path) -> str:
-    """Identity of the space that the vectors live in: whatever makes them, hashed."""
+    """Identity of the space that the network's own vectors live in: whatever makes them, hashed."""
     makers = (WEIGHTS, "tokenizer.json", "item_index.parquet", "config.json")
     return sha256_of_json({name: sha256_of_file(directory / name) for name in makers})[:16]
 
@@ -247,10 +300,13 @@ def _history_inputs(rows: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[Any]
     return {"input_ids": input_ids, "lengths": lengths}
 
 
-def _reference(module: nn.Module) -> Callable[[Arrays], list[NDArray[Any]]]:
+def _reference(module: nn.Module, rotation: Vectors | None) -> Callable[[Arrays], list[NDArray[Any]]]:
+    """What the network makes of inputs, its vectors rotated where its graph's are."""
+
     def run(inputs: Arrays) -> list[NDArray[Any]]:
         with torch.no_grad():
             made = module(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-        return [output.numpy() for output in (made if isinstance(made, tuple) else (made,))]
+        vectors, *rest = [output.numpy() for output in (made if isinstance(made, tuple) else (made,))]
+        return [vectors if rotation is None else vectors @ rotation, *rest]
 
     return run

@@ -6,6 +6,7 @@ their scale while the graph runs. Attention, norms and embeddings stay in float3
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +36,8 @@ class EncodingConfig:
             raise ValueError(f"overlap_floor must be in [0, 1], got {self.overlap_floor}")
 
 
-def write_int8(directory: Path) -> None:
-    """Write the int8 graphs beside those of float32; the night then uses them."""
+def write_int8(directory: Path, *, float_nodes: Collection[str] = ()) -> None:
+    """Write the int8 graphs beside those of float32, `float_nodes` left as they are; the night then uses them."""
     for name in (ITEM_GRAPH, HISTORY_GRAPH):
         with replacing_file(directory / quantised(name)) as temporary:
             quantize_dynamic(
@@ -45,6 +46,7 @@ def write_int8(directory: Path) -> None:
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
                 weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(float_nodes),
             )
 
 
@@ -58,7 +60,7 @@ def int8_cost(
     encoders = (open_encoder(directory, precision="fp32"), open_encoder(directory, precision="int8"))
     catalogue = read_catalogue(item_catalog, encoders[0].preparation)
     (items, interests), (rough_items, rough_interests) = (
-        _vectors(encoder, catalogue, user_history.slice(0, users)) for encoder in encoders
+        night_vectors(encoder, catalogue, user_history.slice(0, users)) for encoder in encoders
     )
     cost = {
         "users": len(interests),
@@ -75,16 +77,19 @@ def int8_cost(
     return cost
 
 
-def list_overlap(items: Vectors, interests: Vectors, other_items: Vectors, other_interests: Vectors) -> float:
-    """Mean share of each user's top-100 items [items, d] that are also among the others' top-100."""
-    listed, shares = min(LISTED, len(items)), []
+def list_overlap(
+    items: Vectors, interests: Vectors, other_items: Vectors, other_interests: Vectors, *, listed: int = LISTED
+) -> float:
+    """Mean share of each user's `listed` best items [items, d] that are also among the others' best."""
+    listed, shares = min(listed, len(items)), []
     for one, other in zip(interests, other_interests, strict=True):
         first, second = (np.argpartition(-scores, listed - 1)[:listed] for scores in (items @ one, other_items @ other))
         shares.append(len(np.intersect1d(first, second)) / listed)
     return float(np.mean(shares)) if shares else 1.0
 
 
-def _vectors(encoder: Encoder, catalogue: Catalogue, user_history: pa.Table) -> tuple[Vectors, Vectors]:
+def night_vectors(encoder: Encoder, catalogue: Catalogue, user_history: pa.Table) -> tuple[Vectors, Vectors]:
+    """Vectors [items, d] of a catalogue and [users, d] of histories, as a night makes them."""
     row_of = {item: row for row, item in enumerate(catalogue.ids)}
     histories = list(read_histories(user_history, encoder.preparation, row_of).values())
     items = encoder.items(catalogue, np.arange(len(catalogue)))

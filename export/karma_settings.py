@@ -1,12 +1,36 @@
-"""The settings of a training of KARMA: the section `[karma]`, and the backbone that a command names instead."""
+"""The settings of KARMA: the section `[karma]`, the backbone that a command names instead, and `[alignment]`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from export.artifacts import Artifact
+from export.champions import champion, champion_version
 from features.configuration import Configuration
 from models.karma.config import KarmaConfig
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """Whether a new KARMA takes over the standing one's space, and what it may lose by it."""
+
+    align: bool = False
+    min_cosine: float = 0.95  # mean over held-out items, between the standing vector and the rotated new one
+    min_overlap: float = 0.9  # of the held-out items' lists, one side's vectors of either model: the lower of both ways
+    held_out: float = 0.25  # share of the items that the rotation is not fitted to
+    users: int = 2000  # whose lists are compared
+    seed: int = 0  # of the choice of held-out items
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.min_cosine <= 1 and 0 <= self.min_overlap <= 1 and 0 < self.held_out < 1):
+            raise ValueError(
+                "expected min_cosine and min_overlap in [0, 1] and held_out in (0, 1), "
+                f"got {self.min_cosine}, {self.min_overlap} and {self.held_out}"
+            )
+        if self.users < 1:
+            raise ValueError(f"expected users >= 1, got {self.users}")
 
 
 def karma_config(configuration: Configuration) -> KarmaConfig:
@@ -23,3 +47,18 @@ def with_backbone(configuration: Configuration, backbone: str | None) -> Configu
     name = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
     karma = {**configuration.sections.get("karma", {}), "backbone": name}
     return replace(configuration, sections={**configuration.sections, "karma": karma})
+
+
+def standing_karma(configuration: Configuration) -> Artifact | None:
+    """The champion that an exported KARMA is aligned to; None where that is not asked for, or there is none."""
+    wanted = configuration.section("alignment", AlignmentConfig).align
+    return champion(configuration, "karma") if wanted and champion_version(configuration, "karma") else None
+
+
+def alignment_inputs(configuration: Configuration) -> dict[str, Any]:
+    """What an export depends on besides its training; the space and not the artifact, which may be the export's own."""
+    standing = standing_karma(configuration)
+    if standing is None:
+        return {}
+    config = asdict(configuration.section("alignment", AlignmentConfig))
+    return {"alignment": config | {"space_id": standing.manifest["about"]["space_id"]}}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from export import artifacts
 from export.held_out import HELD_OUT, METRIC, held_out_gains
-from export.karma_settings import karma_config
+from export.karma_settings import AlignmentConfig, karma_config, standing_karma
 from export.ledger import Figures
 from features.configuration import Configuration
 from features.files import sha256_of_file, sha256_of_json
@@ -50,7 +50,10 @@ def _write(
         from export.karma_graphs import export_karma
         from export.karma_quantisation import EncodingConfig
 
-        return export_karma(trained, training_set, directory, configuration.section("encoding", EncodingConfig))
+        alignment = configuration.section("alignment", AlignmentConfig)
+        standing = standing_karma(configuration)
+        encoding = configuration.section("encoding", EncodingConfig)
+        return export_karma(trained, training_set, directory, encoding, standing=standing, alignment=alignment)
     from export.dicer_graphs import export_dicer
 
     about = export_dicer(trained, training_set, directory)

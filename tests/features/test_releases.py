@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ import pyarrow as pa
 import pytest
 
 from export import release as writer
+from export.retention import KEEP_RELEASES
 from features.configuration import Configuration
 from features.errors import ArtifactCorrupt, MissingInput
-from features.releases import MANIFEST, POINTER, open_release, open_releases, verify
+from features.releases import MANIFEST, POINTER, Release, open_releases, verify
 from tests.scored_nights import DIMENSION, configuration_at, publish_night, tables
 
 NIGHT = dt.date(2026, 3, 1)
@@ -66,7 +66,6 @@ def test_a_reader_follows_the_pointer_and_keeps_what_it_holds(configuration: Con
     assert store.current() is held
     before, _ = held.embeddings(*VECTORS, ["user 3"])
     newer = publish_night(configuration, NIGHT + dt.timedelta(days=1))
-    shutil.rmtree(held.directory)
     assert store.current().release_id == newer
     again, found = held.embeddings(*VECTORS, ["user 3"])
     assert found.all()
@@ -102,15 +101,74 @@ def test_corruption_is_found_when_a_release_is_opened(configuration: Configurati
         open_releases(configuration.releases).current()
 
 
-def test_a_changed_byte_is_found_by_verify(configuration: Configuration) -> None:
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_changed_byte_is_found_when_a_release_is_opened_and_by_whoever_holds_it(configuration: Configuration) -> None:
     release_id = publish_night(configuration, NIGHT)
     rows = configuration.releases / "releases" / release_id / "karma_item_embedding" / "rows.arrow"
-    verify(open_release(rows.parents[1]))
-    content = bytearray(rows.read_bytes())
-    content[len(content) // 2] ^= 1
-    rows.write_bytes(content)
+    held = open_releases(configuration.releases).current()
+    verify(held)
+    flip(rows)
     with pytest.raises(ArtifactCorrupt, match="karma_item_embedding"):
-        verify(open_release(rows.parents[1]))
+        open_releases(configuration.releases).current()
+    with pytest.raises(ArtifactCorrupt, match="karma_item_embedding"):
+        verify(held)
+
+
+def test_a_damaged_release_is_refused_until_it_is_repaired(configuration: Configuration) -> None:
+    rows = configuration.releases / "releases" / publish_night(configuration, NIGHT) / "karma_user_interest/rows.arrow"
+    written = rows.read_bytes()
+    flip(rows)
+    store = open_releases(configuration.releases)
+    for _ in range(3):
+        with pytest.raises(ArtifactCorrupt, match="karma_user_interest"):
+            store.current()
+    rows.write_bytes(written)
+    verify(store.current())
+
+
+def test_one_thread_opens_a_new_night_while_the_others_are_given_the_one_before(configuration: Configuration) -> None:
+    first = publish_night(configuration, NIGHT)
+    store = open_releases(configuration.releases)
+    assert store.current().release_id == first
+    second = publish_night(configuration, NIGHT + dt.timedelta(days=1))
+    with store._opening:  # as a thread that reads the new night holds it
+        assert store.current().release_id == first
+    assert store.current().release_id == second
+
+
+def everything(release: Release) -> dict[str, object]:
+    """Every row of every view, by batch, by key and as vectors."""
+    told: dict[str, object] = {}
+    for view, table in release.tables.items():
+        keys = [pa.concat_arrays([batch.column(name) for batch in table.batches]) for name in table.table.key]
+        rows = table.locate(keys)
+        told[view] = [table.column(name, rows).to_pylist() for name in table.names]
+        told[f"{view} vectors"] = [table.vectors(name, rows).tobytes() for name in table.windows]
+    return told
+
+
+def test_every_retired_release_stays_readable_for_requests_in_flight(configuration: Configuration) -> None:
+    """Each night's release is held while retention deletes it: not one row of any view changes or is lost."""
+    store, held = open_releases(configuration.releases), []
+    for day in range(10):
+        publish_night(configuration, NIGHT + dt.timedelta(days=day))
+        release = store.current()
+        held.append((release, everything(release) if day % 2 else None))  # half are read late
+    gone = [release for release, _ in held if not release.directory.exists()]
+    assert len(gone) == 10 - KEEP_RELEASES
+    for day, (release, before) in enumerate(held):
+        told = everything(release)
+        columns = tables(seed=(NIGHT + dt.timedelta(days=day)).toordinal())
+        scored = dict(zip(columns[VECTORS[0]]["user_id"], columns[VECTORS[0]]["interest_embedding"], strict=True))
+        block, found = release.embeddings(*VECTORS, list(scored))
+        assert found.all()
+        assert (block == np.stack(list(scored.values()))).all()
+        assert before is None or told == before
 
 
 def test_a_pointer_that_is_not_one_is_named(configuration: Configuration) -> None:

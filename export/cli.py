@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from export import night as nights
 from export import stages
@@ -34,6 +35,7 @@ from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
 from export.operations_commands import doctor, ledger, plan, runs
+from export.release_commands import verify
 from export.warehouse_template import warehouse_template
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
@@ -317,7 +319,7 @@ def demo(as_json: bool) -> None:
     say(summary, as_json, ["", summary_text(summary)])
 
 
-for command in (benchmark, promote, demote, history, erase, runs, ledger, plan, doctor):
+for command in (benchmark, promote, demote, history, erase, runs, ledger, plan, doctor, verify):
     cli.add_command(command)
 
 
@@ -349,6 +351,9 @@ def main() -> None:
         sys.exit(3)
     except AttractorError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OperationalError as error:  # of the ledger, wherever a stage asks it; what the driver says names no password
+        click.echo(f"error: the database does not answer: {error.orig}", err=True)
         sys.exit(1)
 
 

@@ -28,7 +28,7 @@ def code_hash(*modules: str, root: Path = _ROOT) -> str:
         if file is None:
             raise ModuleNotFoundError(f"expected a module of the project below {root}, got {name!r}")
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        waiting += [module for module in _imported(tree) if _file(root, module)]
+        waiting += [module for module in (name.rpartition(".")[0], *_imported(tree)) if module and _file(root, module)]
         hashes[name] = sha256_of_json(ast.dump(_without_docstrings(tree)))
         hashes |= {str(query.relative_to(root)): sha256_of_file(query) for query in file.parent.glob("sql/*.sql")}
     return sha256_of_json(hashes)

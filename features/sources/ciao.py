@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import io
-from scipy.io.matlab import MatReadError
 
 from features.errors import ConfigurationError
+from features.sources.matlab import read_matrix
 from features.sources.source import BATCH_ROWS, Reader, Rows, fingerprint_of, numbered
 from features.windows import Window
 
@@ -35,7 +33,6 @@ _RATING_COLUMNS = ("user", "item", "category", "rating", "helpfulness", "time po
 _TRUST_COLUMNS = ("user", "trusted user")
 _TRUST_VARIABLES = ("trustnetwork", "trust")  # the second in copies of the file
 _FIRST_TIME_POINT = 959_670_000  # 2000-05-30 07:00 UTC, of the earliest rating
-_UNREADABLE = (MatReadError, ValueError, TypeError, NotImplementedError, OSError, EOFError, zlib.error, struct.error)
 
 
 class CiaoSource:
@@ -74,53 +71,32 @@ class CiaoSource:
 
     def _users(self) -> pa.Table:
         """Everyone who rates, trusts or is trusted."""
-        return pa.table({"user_id": np.unique(np.concatenate([self._ratings()[:, 0], self._trusts().ravel()]))})
+        return pa.table({"user_id": np.unique(np.concatenate([self._ratings[:, 0], self._trusts.ravel()]))})
 
     def _items(self) -> pa.Table:
         """Items that are rated; of several categories the one of most ratings, of equals the lowest number."""
-        items, categories = self._ratings()[:, 1:3].T
+        items, categories = self._ratings[:, 1:3].T
         counted = pl.DataFrame({"item_id": items, "category": categories}).group_by("item_id", "category").len()
         ranked = counted.sort("item_id", "len", "category", descending=[False, True, False])
         chosen = ranked.unique("item_id", keep="first", maintain_order=True)
         return chosen.select("item_id", pl.col("category").cast(pl.String)).to_arrow()
 
     def _social_edges(self) -> pa.Table:
-        user, friend = self._trusts().T
+        user, friend = self._trusts.T
         return pa.table({"user_id": user, "friend_id": friend})
 
     def _events(self) -> pa.Table:
-        ratings = self._ratings()
+        ratings = self._ratings
         if not self.dated:
             log.warning("%s has no time points: every rating is dated 2000-05-30", self.ratings)
         seconds = ratings[:, 5] if self.dated else np.full(len(ratings), _FIRST_TIME_POINT)
         times = pa.array(seconds).cast(pa.timestamp("s", tz="UTC"))
         return pa.table({"user_id": ratings[:, 0], "item_id": ratings[:, 1], "event_at": times})
 
+    @cached_property
     def _ratings(self) -> Ints:
-        return _matrix(self.ratings, ("rating",), _RATING_COLUMNS if self.dated else _RATING_COLUMNS[:-1])
+        return read_matrix(self.ratings, ("rating",), _RATING_COLUMNS if self.dated else _RATING_COLUMNS[:-1])
 
+    @cached_property
     def _trusts(self) -> Ints:
-        return _matrix(self.trust, _TRUST_VARIABLES, _TRUST_COLUMNS)
-
-
-def _matrix(path: Path, variables: tuple[str, ...], columns: tuple[str, ...]) -> Ints:
-    """The one of `variables` that the file holds, as whole numbers [rows, columns]."""
-    try:
-        held = {name: value for name, value in io.loadmat(path).items() if not name.startswith("__")}
-    except _UNREADABLE as error:
-        raise ConfigurationError(f"{path} cannot be read as a MATLAB file: {error}") from error
-    name = next((variable for variable in variables if variable in held), None)
-    if name is None:
-        raise ConfigurationError(f"{path}: expected a variable {' or '.join(variables)}, got {', '.join(held)}")
-    values = np.asarray(held[name])
-    if values.ndim != 2 or values.shape[1] != len(columns):
-        raise ConfigurationError(f"{path}: expected {name} of columns {', '.join(columns)}, got shape {values.shape}")
-    if values.dtype.kind not in "iuf":
-        raise ConfigurationError(f"{path}: expected {name} of numbers, got {values.dtype}")
-    broken = np.argwhere(~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) >= 2.0**63))
-    if len(broken):
-        row, column = broken[0]
-        raise ConfigurationError(
-            f"{path}: expected whole numbers in {name}, got {values[row, column]} as {columns[column]} in row {row}"
-        )
-    return values.astype(np.int64)
+        return read_matrix(self.trust, _TRUST_VARIABLES, _TRUST_COLUMNS)

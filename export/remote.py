@@ -59,7 +59,8 @@ class Remote:
         return self._bucket.unfinished(before=before)
 
     def fetch(self, release_id: str) -> None:
-        """Have a release of the bucket in the store, verified byte by byte."""
+        """Have a release of the bucket in the store, verified byte by byte. Raises MissingInput as `upload` does."""
+        self._check_stays(release_id)
         if is_released(self._store, release_id):
             return
         draft = self._store / DRAFTS / f"download-{release_id}"
@@ -75,8 +76,7 @@ class Remote:
 
     def upload(self, release_id: str) -> None:
         """Have a release of the store in the bucket, whole. Raises MissingInput for one that is being deleted."""
-        if release_id in self._retiring:
-            raise MissingInput(f"{release_id} is being deleted from {self}: run `attractor gc` to the end first")
+        self._check_stays(release_id)
         self._bucket.upload(self._store / RELEASES / release_id)
 
     def point(self, pointer: Pointer) -> None:
@@ -107,6 +107,10 @@ class Remote:
             self.delete(pointer, release_ids)
         except (PointerMoved, BucketUnreachable) as error:
             log.warning("old releases stay in %s until the next publication: %s", self, error)
+
+    def _check_stays(self, release_id: str) -> None:
+        if release_id in self._retiring:
+            raise MissingInput(f"{release_id} is being deleted from {self}: run `attractor gc` to the end first")
 
     def _announce(self, pointer: Pointer, retiring: tuple[str, ...]) -> None:
         self._etag = self._bucket.replace_pointer(pointer, retiring=retiring, expected=self._etag)

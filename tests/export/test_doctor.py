@@ -368,3 +368,10 @@ def test_the_command_says_what_is_wrong_and_exits_1_for_errors_only(
     shown = capsys.readouterr().out
     assert "error    Airflow's API server binds 0.0.0.0" in shown
     assert "fix    host = 127.0.0.1" in shown
+
+
+def test_the_runbook_names_every_check() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    section = page.partition("## Alerts of `attractor doctor`")[2].partition("## Other alerts")[0]
+    rows = [line.split("|")[1].strip(" `") for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(check.__name__ for check in CHECKS)

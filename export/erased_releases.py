@@ -21,8 +21,9 @@ from export.audit import AuditReport
 from export.audit_subjects import EXPECTED
 from export.drafts import DRAFTS, discard, exclusive_store, move
 from export.release_report import render
+from export.remote import Remote, point, remote_of
 from export.renaming import Names, renamed
-from export.staging import standing
+from export.staging import is_released, standing
 from features.configuration import Configuration
 from features.erased_users import naming, without
 from features.files import (
@@ -39,7 +40,6 @@ from features.release_table import BATCH_ROWS, INDEX_FOLDER, ROWS_FILE, Released
 from features.releases import (
     AUDIT,
     MANIFEST,
-    POINTER,
     READY,
     RELEASES,
     REPORT,
@@ -73,6 +73,9 @@ def erase_from_releases(configuration: Configuration, user: str, artifacts: Name
     """
     store = configuration.releases
     with exclusive_store(store):
+        remote = remote_of(configuration)
+        if remote is not None:
+            remote.pull()  # what the bucket alone has is erased here, and taken back there
         make_directory(store / DRAFTS)
         drafts = []
         for folder in (RELEASES, STAGING):
@@ -88,15 +91,25 @@ def erase_from_releases(configuration: Configuration, user: str, artifacts: Name
                 shutil.rmtree(draft.directory)
             else:
                 move(draft.directory, target)
-        pointer = read_pointer(store)
-        if pointer is not None:
-            record = renamed(pointer.record(), names)
-            if record != pointer.record():
-                write_sealed_json(store / POINTER, record)
-            history.complete(configuration, Pointer.of(record))
+            if remote is not None and is_released(store, draft.release_id):
+                remote.upload(draft.release_id)
+        _rename_served(configuration, names, remote)
         for draft in drafts:
             discard(store, draft.old)
     return names
+
+
+def _rename_served(configuration: Configuration, names: Names, remote: Remote | None) -> None:
+    """Let the pointer and the history of what was served go by the new names; a bucket then has the old no more."""
+    store, before = configuration.releases, read_pointer(configuration.releases)
+    if before is None:
+        return
+    pointer = Pointer.of(renamed(before.record(), names))
+    if pointer != before:
+        point(store, pointer, remote)
+    history.complete(configuration, pointer)
+    if remote is not None:
+        remote.delete(pointer, list(names))
 
 
 def _views_naming(release: Release, user: str) -> list[str]:

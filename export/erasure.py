@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from export.erased_artifacts import erase_from_artifacts, remove_artifacts
-from export.erased_files import RECORD, files_naming, recount, remove, rewrite, unfinished
+from export.erased_files import files_naming, recount, remove, rewrite, unfinished
 from export.erased_releases import erase_from_releases
 from export.locks import exclusive
 from features.configuration import Configuration
 from features.erased_users import read_erased, remember
 from features.errors import MissingInput
+from features.landing import RECORD
 
 LOCK = "erasures.lock"
 STORE, CHECKPOINTS, UNFINISHED = "store", "checkpoints of dicer", "unfinished writes"
@@ -85,6 +86,8 @@ def erase(configuration: Configuration, user: str, *, salt: bytes) -> Erasure:
             _rewrite(folder, user)
         for run in _runs(configuration):
             remove(run)
+        for copy in _copies(configuration, user):
+            remove(copy)
         artifacts = erase_from_artifacts(configuration, user)
         for night in _scored(configuration, user, artifacts):
             remove(night)
@@ -124,6 +127,12 @@ def _rewrite(folder: Path, user: str) -> None:
 def _runs(configuration: Configuration) -> list[Path]:
     """Trainings of DICER, finished or not: their weights have a row a user, by place, so that none can be found."""
     return sorted((configuration.checkpoints / "dicer").glob("*"))
+
+
+def _copies(configuration: Configuration, user: str) -> list[Path]:
+    """Releases of a bucket that readers on this machine keep a copy of: `<bucket>/releases/<id>`, fetched anew."""
+    copies = configuration.copies
+    return sorted({copies.joinpath(*file.relative_to(copies).parts[:3]) for file, _ in files_naming(copies, user)})
 
 
 def _scored(configuration: Configuration, user: str, artifacts: Mapping[str, str]) -> list[Path]:

@@ -36,10 +36,12 @@ from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json, write_json
 from features.landing import land, landed
 from features.partitions import read_partition
+from features.release_storage import bucket_of, open_configured
 from features.release_table import BATCH_ROWS, open_table
 from features.releases import AUDIT, RELEASES, STAGING, ReleaseStore, open_releases, read_pointer, verify
 from features.training_sets import LABELS
 from tests.dicer_worlds import ExportedDicer, World, item_ids, night_world, user_ids
+from tests.s3_server import loopback_s3
 from tests.scored_nights import MIDDAY, about, configuration_at, publish_night, tables, write_scored
 from tests.system_calls import KILL, Call, supervised
 
@@ -399,6 +401,28 @@ def test_the_last_user_of_a_release_can_go(tmp_path: Path) -> None:
     live = open_releases(configuration.releases).current()
     assert live.tables[INTEREST].row_count == 0
     assert not live.embeddings(INTEREST, "interest_embedding", [GONE, "user 1"])[1].any()
+
+
+def test_a_bucket_and_its_readers_have_the_user_no_more(tmp_path: Path) -> None:
+    with loopback_s3() as s3:
+        host, elsewhere = (
+            configuration_at(tmp_path / name, releases={"url": s3.url}) for name in ("host", "elsewhere")
+        )
+        first, second = (publish_night(host, NIGHT + number * DAY) for number in range(2))
+        shutil.rmtree(host.releases / RELEASES / first)  # the bucket alone has it
+        assert open_configured(host).current().release_id == second  # by a copy beside the store
+        done = erase(host, "user 3", salt=SALT)
+        assert (done.left, set(done.releases)) == (0, {first, second})
+        bucket = bucket_of(host)
+        assert bucket is not None
+        assert sorted(bucket.release_ids()) == sorted(done.releases.values())
+        for configuration in (host, elsewhere):
+            live = open_configured(configuration).current()
+            assert live.release_id == done.releases[second]
+            assert live.embeddings(INTEREST, "interest_embedding", ["user 3", "user 4"])[1].tolist() == [False, True]
+        back = release.rollback(elsewhere, published_at=dt.datetime.combine(NIGHT + DAY, MIDDAY))
+        assert back.release_id == done.releases[first]
+        assert not list(files_naming(tmp_path, "user 3"))
 
 
 def final(configuration: Configuration) -> dict[str, bytes]:

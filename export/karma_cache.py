@@ -7,6 +7,7 @@ picture or id makes another key, so that this item alone is encoded again. The f
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from features.files import replacing_file
 from models.karma.text import Catalogue
 
 KEY_BYTES = 16
+
+log = logging.getLogger(__name__)
 
 
 def cache_path(artifact: Artifact) -> Path:
@@ -45,25 +48,41 @@ def content_keys(catalogue: Catalogue) -> list[bytes]:
     ]
 
 
-def _schema(encoder: Encoder) -> pa.Schema:
+def _schema(artifact: Artifact, encoder: Encoder) -> pa.Schema:
+    """Names the artifact too: a file that was moved or renamed is no cache of another one."""
     return pa.schema(
         {
             "key": pa.binary(KEY_BYTES),
             # The embedding, then the soft tokens.
             "vectors": pa.list_(pa.float32(), encoder.preparation.config.embedding + encoder.soft_numbers),
-        }
+        },
+        {b"artifact": artifact.version.encode()},
     )
 
 
 @contextmanager
 def item_cache(artifact: Artifact, encoder: Encoder) -> Iterator[ItemCache]:
     """The cache of one night; its file takes the place of the earlier one when the block ends well."""
-    path, schema = cache_path(artifact), _schema(encoder)
-    stored = None
-    if path.is_file():
-        stored = pa.ipc.open_file(pa.memory_map(str(path))).read_all()  # stays on disk until a row is asked for
+    path, schema = cache_path(artifact), _schema(artifact, encoder)
+    stored = _stored(path, schema)
     with replacing_file(path) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
         yield ItemCache(encoder, stored, writer, schema)
+
+
+def _stored(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """The rows of an earlier night; None if there are none, or the file is not what an earlier night wrote."""
+    if not path.is_file():
+        return None
+    try:
+        stored = pa.ipc.open_file(pa.memory_map(str(path))).read_all()  # stays on disk until a row is asked for
+        stored.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        log.warning("%s cannot be read and is made anew: %s", path, error)
+        return None
+    if not stored.schema.equals(schema, check_metadata=True):
+        log.warning("%s holds vectors of another artifact and is made anew", path)
+        return None
+    return stored
 
 
 class ItemCache:

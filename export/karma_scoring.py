@@ -15,6 +15,7 @@ from tqdm import tqdm
 from export.artifacts import Artifact
 from export.karma_cache import item_cache
 from export.karma_encoding import BATCH_TOKENS, Vectors, open_encoder
+from export.staging import SPACE_MARK
 from features.configuration import Configuration
 from features.contracts import KARMA_ITEM_EMBEDDING, KARMA_USER_INTEREST, Table
 from features.files import replacing_file
@@ -52,8 +53,9 @@ def score_karma(
             soft.append(vectors.soft)
             yield catalogue.ids, vectors.embeddings
 
+    space = artifact.manifest["about"]["space_id"]
     with item_cache(artifact, encoder) as cache:
-        item_count = _write(items(), KARMA_ITEM_EMBEDDING, out, label="karma items")
+        item_count = _write(items(), KARMA_ITEM_EMBEDDING, out, space=space, label="karma items")
     all_words, all_soft = _joined(words), np.concatenate([np.empty((0, encoder.soft_numbers), np.float32), *soft])
 
     def users() -> Iterator[Chunk]:
@@ -61,22 +63,22 @@ def score_karma(
             histories = read_histories(batch, encoder.preparation, row_of)
             yield list(histories), encoder.users(list(histories.values()), all_words, all_soft)
 
-    user_count = _write(users(), KARMA_USER_INTEREST, out, label="karma users")
+    user_count = _write(users(), KARMA_USER_INTEREST, out, space=space, label="karma users")
     return {"items": item_count, "users": user_count, "items_reused": cache.reused}
 
 
-def _write(chunks: Iterator[Chunk], table: Table, out: Path, *, label: str) -> int:
-    count = 0
+def _write(chunks: Iterator[Chunk], table: Table, out: Path, *, space: str, label: str) -> int:
+    count, schema = 0, table.schema.with_metadata({SPACE_MARK: space.encode()})
     progress = tqdm(desc=label, unit=" rows", disable=None, leave=False)
     with (
         replacing_file(out / f"{table.name}.parquet") as temporary,
-        pq.ParquetWriter(temporary, table.schema) as writer,
+        pq.ParquetWriter(temporary, schema) as writer,
         progress,
     ):
         for ids, vectors in chunks:
             offsets = np.arange(len(ids) + 1, dtype=np.int32) * vectors.shape[1]
             column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()))
-            writer.write_table(pa.Table.from_arrays([pa.array(ids, pa.string()), column], schema=table.schema))
+            writer.write_table(pa.Table.from_arrays([pa.array(ids, pa.string()), column], schema=schema))
             count += len(ids)
             progress.update(len(ids))
     return count

@@ -21,13 +21,16 @@ from tqdm import tqdm
 
 from export.drafts import drafting, settle
 from features.configuration import Configuration
-from features.contracts import PUBLISHED, Table
+from features.contracts import KARMA_ITEM_EMBEDDING, KARMA_USER_INTEREST, PUBLISHED, Table
 from features.errors import ContractViolation, DiskFailed, MissingInput
 from features.files import disk_errors, fsync_tree, is_temporary, sha256_of_file, write_json
 from features.key_index import key_hashes, write_index
 from features.release_table import BATCH_ROWS, INDEX_FOLDER, ROWS_FILE, embedding_columns, stored_schema
 from features.releases import MANIFEST, POPULAR, READY, RELEASES, STAGING, contract_of, release_id_of
 from features.windows import night_window
+
+SPACE_MARK = b"space_id"
+"""The entry of a scored file's metadata that names the embedding space of its vectors."""
 
 SORT_MEMORY = "1GB"
 """Above it DuckDB sorts on disk, inside the draft."""
@@ -44,7 +47,7 @@ def stage(
 
     `about` is `scored.json`: `date`, `models`, `space_id`, `metrics`, `figures`, `popular_items`. The same content
     gives the same id and changes nothing. Raises MissingInput without a scored file, ContractViolation if one cannot
-    be laid out: columns or types differ, a value is missing, vectors differ in length.
+    be laid out: columns or types differ, a value is missing, vectors differ in length, or are marked as of two spaces.
     """
     if about["date"] != date.isoformat():
         raise MissingInput(f"{scored} was scored for {about['date']}, asked for {date}; run `attractor score`")
@@ -54,6 +57,7 @@ def stage(
             table.name: write_table(scored / f"{table.name}.parquet", table, draft)
             for table in tqdm(tables, desc="stage", disable=None, leave=False)
         }
+        _check_space(scored, views, about["space_id"])
         if "popular_items" in about:  # a night that was scored by an earlier version has none
             write_json(draft / POPULAR, {"item_ids": list(about["popular_items"])})
         contracts = {table.name: contract_of(table) for table in tables}
@@ -61,6 +65,20 @@ def stage(
         write_json(draft / MANIFEST, manifest)
         fsync_tree(draft)
         return settle(configuration.releases, draft, manifest["release_id"])
+
+
+def _check_space(scored: Path, views: Mapping[str, Mapping[str, int]], space_id: str) -> None:
+    """Refuse users' and items' vectors that cannot be compared; scoring marks each file with its space."""
+    lengths, marks = {}, {}
+    for table in (KARMA_USER_INTEREST, KARMA_ITEM_EMBEDDING):
+        marks[table.name] = (pq.read_schema(scored / f"{table.name}.parquet").metadata or {}).get(SPACE_MARK)
+        if views[table.name]["rows"]:
+            lengths[table.name] = views[table.name]["dimension"]
+    if set(marks.values()) not in ({None}, {space_id.encode()}):
+        told = {name: mark.decode() if mark else None for name, mark in marks.items()}
+        raise ContractViolation(KARMA_USER_INTEREST.name, "*", f"vectors of space {space_id} in both files", value=told)
+    if len(set(lengths.values())) > 1:
+        raise ContractViolation(KARMA_USER_INTEREST.name, "*", "vectors as long as those of items", value=lengths)
 
 
 def is_known(configuration: Configuration, release_id: str) -> bool:

@@ -254,6 +254,13 @@ def open_table(directory: Path, table: Table) -> ReleasedTable:
     return ReleasedTable(table, file, batches, windows, index)
 
 
+def check_comparable(directory: Path, *tables: ReleasedTable) -> None:
+    """Raises ArtifactCorrupt unless the vectors of all `tables` that have rows are of one length, as of one space."""
+    lengths = {table.table.name: max(map(table.dimension, table.windows)) for table in tables if table.row_count}
+    if len(set(lengths.values())) > 1:
+        raise ArtifactCorrupt(f"{directory}: expected vectors of one space, got lengths {lengths}")
+
+
 def _windows(mapped: pa.Buffer, batches: Sequence[pa.RecordBatch], table: Table, name: str, file: Path) -> _Windows:
     columns: list[Any] = [batch.column(table.schema.get_field_index(name)) for batch in batches]
     if not all(pa.types.is_fixed_size_list(column.type) for column in columns):

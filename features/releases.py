@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from features.contracts import PUBLISHED, Table
 from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json, read_sealed_json, sha256_of_file, sha256_of_json
-from features.release_table import ReleasedTable, open_table, stored_names, table_of_contract
+from features.release_table import ReleasedTable, check_comparable, open_table, stored_names, table_of_contract
 from features.stored_files import stored_files
 from features.windows import midnight, parse_date
 
@@ -294,6 +294,7 @@ def open_release(directory: Path) -> Release:
     for file in files.values():
         file.verify()  # before Arrow and NumPy look into it
     opened = {table.name: open_table(directory, table) for table in tables}
+    check_comparable(directory, opened["karma_user_interest"], opened["karma_item_embedding"])
     return Release(directory, manifest, None, opened, admitted_at, _popular_items(directory, manifest))
 
 

@@ -58,10 +58,10 @@ def _holds_pickle(path: Path) -> bool:
 def is_pickle(content: bytes) -> bool:
     """Whether the bytes are a pickle from the first to the last, of any protocol; numbers and text alone are none."""
     try:
-        operations = [operation.name for operation, _, _ in pickletools.genops(content)]
+        places = [place for _, _, place in pickletools.genops(content)]
     except (ValueError, IndexError, KeyError, AttributeError, UnicodeDecodeError, OverflowError):
         return False
-    return len(operations) > 1
+    return len(places) > 1 and places[-1] == len(content) - 1
 
 
 def _blobs(database: Path) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import pytest
 from features.configuration import Configuration, load
 from features.releases import open_releases
 from tests.command_line import attractor, told
+from tests.pickle_search import pickles_below
 from tests.tiny_world import NIGHT, write_world
 
 
@@ -57,6 +58,11 @@ def test_the_summary_is_what_was_released(configuration: Configuration, capsys: 
     assert len(summary["recommendations"]) == 3
     assert all(user["attracted_by"] and user["interested_in"] for user in summary["recommendations"])
     assert {"karma", "dicer"} == set(summary["models"])
+
+
+def test_nothing_that_a_night_leaves_is_a_pickle(configuration: Configuration) -> None:
+    assert len(list(configuration.state.rglob("*.onnx"))) == 4
+    assert pickles_below(configuration.state) == []
 
 
 def test_a_consumer_reads_one_night_with_an_ordinary_feast_call(configuration: Configuration) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,8 +15,10 @@ from export import stages
 from export.warehouse_template import warehouse_template
 from features.configuration import load
 from features.contracts import RAW
+from features.errors import ConfigurationError
 from features.landing import landed
 from features.sources import SourceConfig
+from features.sources.sql_mapping import ColumnMapping
 from tests.command_line import attractor
 
 DATE = dt.date(2026, 1, 10)
@@ -30,6 +33,35 @@ def test_the_template_names_every_table_and_column(tmp_path: Path) -> None:
     assert {name: list(mapping.columns) for name, mapping in source.tables.items()} == {
         name: [column.name for column in RAW[name].columns] for name in ("users", "items", "events", "social_edges")
     }
+
+
+def test_the_example_in_the_docs_is_a_mapping(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "sql-source.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "attractor.toml"
+    file.write_text(f'state = "state"\n[source]\nkind = "sql"\nurl_variable = "SHOP_URL"\n{example}', encoding="utf-8")
+    mapping = load(file).section("source", SourceConfig).tables["events"]
+    assert mapping.place(RAW["events"]) == "shop.clicks"
+    assert mapping.columns["event_at"] == ColumnMapping(column="clicked", zone="UTC")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('tabel = "clicks"', "tabel"),
+        ('columns = { event_at = { colunm = "clicked" } }', "colunm"),
+        ('columns = { event_at = { column = "clicked", sql = "now()" } }', "either `column` or `sql`"),
+        ('columns = { event_at = { column = "clicked", zone = "Mars" } }', "a time zone such as Europe/Vienna"),
+        ('columns = { event_at = { column = "clicked", zone = "UTC", unit = "s" } }', "`zone` or `unit`, not both"),
+        ('columns = { event_at = { column = "clicked", unit = "h" } }', "unit"),
+    ],
+)
+def test_a_mapping_that_cannot_be_is_refused_by_its_place(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "attractor.toml"
+    lines = ['state = "state"', "[source]", 'kind = "sql"', 'url_variable = "A"', "[source.tables.events]", line]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=rf"(?s)\[source\].*tables\.events.*{message}"):
+        load(file).section("source", SourceConfig)
 
 
 def test_what_init_writes_lands_a_warehouse_of_the_contracts_names(

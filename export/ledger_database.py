@@ -24,6 +24,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 
+from export.ledger_models import VERSION_TABLE
 from export.locks import exclusive
 from features.configuration import Configuration
 from features.errors import ConfigurationError
@@ -105,7 +106,7 @@ def upgrade(engine: Engine) -> str:
     head = known.get_current_head()
     assert head is not None
     with _sole_migration(engine) as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
         if found is not None and found not in {script.revision for script in known.walk_revisions()}:
             raise ConfigurationError(
                 f"the ledger {engine.url} is at revision {found}, newer than {head} of this version: upgrade Attractor"

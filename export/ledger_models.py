@@ -38,6 +38,9 @@ class State(enum.StrEnum):
     LOST = "lost"  # its owner was killed or stopped answering, and another run took over
 
 
+VERSION_TABLE = "ledger_version"
+"""Alembic's own name for it is taken where the database is Airflow's or MLflow's too."""
+
 _RUNNING = text("state = 'running'")
 
 
@@ -76,7 +79,7 @@ class StageRun(Base):
     Attempts of a subject count from 1. At most one of them runs: the index over running rows is the claim.
     """
 
-    __tablename__ = "runs"
+    __tablename__ = "ledger_runs"
     __table_args__ = (
         UniqueConstraint("scope", "stage", "subject", "attempt", name="one_row_an_attempt"),
         Index(
@@ -86,7 +89,7 @@ class StageRun(Base):
             sqlite_where=_RUNNING,
             postgresql_where=_RUNNING,
         ),
-        Index("runs_by_window", "scope", "window_end"),
+        Index("ledger_runs_by_window", "scope", "window_end"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)

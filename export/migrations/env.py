@@ -2,8 +2,10 @@
 
 from alembic import context
 
-from export.ledger_models import Base
+from export.ledger_models import VERSION_TABLE, Base
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=Base.metadata, version_table=VERSION_TABLE
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -21,7 +21,7 @@ from sqlalchemy import URL, text
 
 from export.ledger import Ledger, open_ledger
 from export.ledger_database import connect, ledger_url, upgrade
-from export.ledger_models import Base, State
+from export.ledger_models import VERSION_TABLE, Base, State
 from export.ledger_owners import Owner, has_ended, this_process
 from features.configuration import Configuration
 from features.errors import ConfigurationError, GateFailed
@@ -247,17 +247,29 @@ def test_the_migrations_make_what_the_models_say_and_only_once(url: URL) -> None
     engine = connect(url)
     assert upgrade(engine) == upgrade(engine) == "r1"
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, Base.metadata) == []
     if url.get_backend_name() == "sqlite":
         with engine.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_a_database_that_is_airflows_or_mlflows_too_is_no_conflict(url: URL) -> None:
+    engine = connect(url)
+    with engine.begin() as connection:
+        for table in ("alembic_version", "runs", "dag_run"):
+            connection.execute(text(f"CREATE TABLE {table} (version_num TEXT)"))
+            connection.execute(text(f"INSERT INTO {table} VALUES ('theirs')"))
+    assert ledger_at(url).runs() == []
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["theirs"]
 
 
 def test_a_ledger_of_a_newer_version_is_refused(url: URL) -> None:
     engine = connect(url)
     upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = 'r99'"))
+        connection.execute(text("UPDATE ledger_version SET version_num = 'r99'"))
     with pytest.raises(ConfigurationError, match="revision r99, newer than r1"):
         upgrade(engine)
 

@@ -11,7 +11,7 @@ INSTANT = sa.DateTime(timezone=True)
 
 def upgrade() -> None:
     op.create_table(
-        "runs",
+        "ledger_runs",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
         sa.Column("scope", sa.Text, nullable=False),
         sa.Column("stage", sa.Text, nullable=False),
@@ -41,14 +41,14 @@ def upgrade() -> None:
     running = sa.text("state = 'running'")
     op.create_index(
         "one_running_attempt",
-        "runs",
+        "ledger_runs",
         ["scope", "stage", "subject"],
         unique=True,
         sqlite_where=running,
         postgresql_where=running,
     )
-    op.create_index("runs_by_window", "runs", ["scope", "window_end"])
+    op.create_index("ledger_runs_by_window", "ledger_runs", ["scope", "window_end"])
 
 
 def downgrade() -> None:
-    op.drop_table("runs")
+    op.drop_table("ledger_runs")

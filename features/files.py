@@ -28,7 +28,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        refused = Path(str(error.filename or path))
+        refused = Path(str(error.filename2 or error.filename or path))  # of a copy or a move the target
         if not refused.is_absolute() or is_temporary(refused):  # removing a directory tells names alone
             refused = path
         raise DiskFailed(f"{refused}: {os.strerror(error.errno)}") from error

@@ -34,6 +34,7 @@ from export.erase_commands import erase
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
+from export.look_back_commands import diff, gc, mirror
 from export.operations_commands import doctor, ledger, plan, runs
 from export.release_commands import verify
 from export.warehouse_template import warehouse_template
@@ -266,6 +267,7 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
     lines = [
         f"live      {live['release_id']} since {told['published_at']}" if live else "live      nothing yet",
         f"{answer.freshness.state:<9} {answer.freshness.sentence}; read from: {answer.source}",
+        *([f"unheard   {answer.unheard}"] if answer.unheard else []),
         f"previous  {told['previous'] or 'none'}",
         *(f"champion  {model}: {version or 'none'}" for model, version in champions.items()),
         *(f"waiting   {release_id}" for release_id in told["waiting"]),
@@ -319,7 +321,7 @@ def demo(as_json: bool) -> None:
     say(summary, as_json, ["", summary_text(summary)])
 
 
-for command in (benchmark, promote, demote, history, erase, runs, ledger, plan, doctor, verify):
+for command in (benchmark, promote, demote, history, erase, runs, ledger, plan, doctor, verify, diff, gc, mirror):
     cli.add_command(command)
 
 

@@ -370,6 +370,20 @@ def test_the_command_says_what_is_wrong_and_exits_1_for_errors_only(
     assert "fix    host = 127.0.0.1" in shown
 
 
+def test_what_cannot_be_examined_is_a_finding_and_keeps_no_other_check(setup: Setup) -> None:
+    with_dag(setup, "def broken(:\n", cfg="[api\nhost = 127.0.0.1\n")
+    (setup.root / "features" / "feature_store.yaml").write_text("project: [")
+    shutil.rmtree(next((setup.configuration.raw / "events").glob("1970-01-01_*")))
+    broken = replace(setup, free_bytes=0)
+    findings = diagnose(broken)["findings"]
+    assert {finding["check"] for finding in findings if finding["what"].startswith("not examined")} == {
+        *("zero_length_intervals", "catchup_misuse", "wall_clocks_in_dags"),
+        *("sqlite_in_production", "public_addresses"),
+        *("missing_batch_size", "stale_partitions"),
+    }
+    assert "disk_of_the_next_night" in {finding["check"] for finding in findings}
+
+
 def test_the_runbook_names_every_check() -> None:
     page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     section = page.partition("## Alerts of `attractor doctor`")[2].partition("## Other alerts")[0]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig, utils
+from feast.errors import FeastError
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.metrics import track_feature_statuses
@@ -24,7 +25,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # the stubs cost a dependency
 
-from features.errors import AttractorError, ConfigurationError, ContractViolation
+from features.errors import AttractorError, ConfigurationError, ContractViolation, MissingInput
 from features.feast_values import field_of_stored, fill, fill_constant, fill_lists, fill_vectors
 from features.key_index import Rows
 from features.release_cache import ReleasesConfig
@@ -41,8 +42,28 @@ _KEY_FIELDS = {pa.string(): {"string_val"}, pa.int64(): {"int32_val", "int64_val
 _NO_INSTANT = Timestamp()
 
 
-class ReadOnly(AttractorError):
-    """Feast was asked to write values online; the message says what to do instead."""
+class ReadOnly(AttractorError, FeastError):  # type: ignore[misc]
+    """Feast was asked to write values online; the message says what to do instead. HTTP 405."""
+
+    def http_status_code(self) -> int:
+        """For Feast's server."""
+        return 405
+
+
+class ReadRefused(ContractViolation, FeastError):  # type: ignore[misc]
+    """A read that releases cannot answer: other views, features or keys than they have. HTTP 422."""
+
+    def http_status_code(self) -> int:
+        """For Feast's server, which says 500 of an error that is not Feast's."""
+        return 422
+
+
+class NothingPublished(MissingInput, FeastError):  # type: ignore[misc]
+    """A read before the first publication. HTTP 503."""
+
+    def http_status_code(self) -> int:
+        """For Feast's server."""
+        return 503
 
 
 class ReleaseOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -190,7 +211,10 @@ class ReleaseOnlineStore(OnlineStore):  # type: ignore[misc]
     def _live(self, config: RepoConfig) -> Release:
         if self._releases is None:
             self._releases = _opened(config)
-        return self._releases.current()
+        try:
+            return self._releases.current()
+        except MissingInput as error:
+            raise NothingPublished(str(error)) from error
 
 
 def _opened(config: RepoConfig) -> ReleaseStore:
@@ -207,7 +231,7 @@ def _opened(config: RepoConfig) -> ReleaseStore:
 
 def _released_table(release: Release, view: str) -> ReleasedTable:
     if view not in release.tables:
-        raise ContractViolation(view, "*", f"one of the released views {', '.join(release.tables)}", value=view)
+        raise ReadRefused(view, "*", f"one of the released views {', '.join(release.tables)}", value=view)
     return release.tables[view]
 
 
@@ -235,7 +259,7 @@ class _Located:
         elif name in self.release.provenance:
             fill_constant(slots, self.release.provenance[name])
         else:
-            raise ContractViolation(self.view.name, name, "a published or provenance column", value=name)
+            raise ReadRefused(self.view.name, name, "a published or provenance column", value=name)
 
     def instants(self) -> list[Timestamp]:
         """The event timestamp of each present row: its own, else the release's."""
@@ -250,15 +274,13 @@ class _Located:
         dtype = next((field.dtype for field in self.view.features if field.name == name), None)
         field = None if dtype is None else field_of_stored(dtype, stored)
         if field is None:
-            raise ContractViolation(self.view.name, name, f"a registered feature of stored type {stored}", value=dtype)
+            raise ReadRefused(self.view.name, name, f"a registered feature of stored type {stored}", value=dtype)
         return field
 
 
 def _located(release: Release, view: FeatureView, keys: Mapping[str, Sequence[Value]]) -> _Located:
     if view.name not in release.tables:
-        raise ContractViolation(
-            view.name, "*", f"one of the released views {', '.join(release.tables)}", value=view.name
-        )
+        raise ReadRefused(view.name, "*", f"one of the released views {', '.join(release.tables)}", value=view.name)
     released = release.tables[view.name]
     rows = _rows(released, keys)
     (places,) = (rows >= 0).nonzero()
@@ -268,7 +290,7 @@ def _located(release: Release, view: FeatureView, keys: Mapping[str, Sequence[Va
 def _rows(released: ReleasedTable, keys: Mapping[str, Sequence[Value]]) -> Rows:
     table = released.table
     if keys.keys() != set(table.key):
-        raise ContractViolation(table.name, ", ".join(table.key), "exactly these join keys", value=sorted(keys))
+        raise ReadRefused(table.name, ", ".join(table.key), "exactly these join keys", value=sorted(keys))
     types = [table.column(name).type for name in table.key]
     columns = [_native(table.name, name, keys[name], kind) for name, kind in zip(table.key, types, strict=True)]
     if len(columns[0]) <= FEW_KEYS:
@@ -280,7 +302,7 @@ def _native(table: str, name: str, values: Sequence[Value], kind: pa.DataType) -
     """Join keys out of their protobuf values. Raises ContractViolation for a null or another type than the table's."""
     fields = [str(value.WhichOneof("val")) for value in values]
     if not _KEY_FIELDS[kind].issuperset(fields):
-        raise ContractViolation(table, name, f"join keys of type {kind}", value=sorted(set(fields)))
+        raise ReadRefused(table, name, f"join keys of type {kind}", value=sorted(set(fields)))
     return [getattr(value, field) for value, field in zip(values, fields, strict=True)]
 
 

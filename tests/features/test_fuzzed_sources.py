@@ -102,7 +102,7 @@ def kept_rows(table: Table, rows: list[dict[str, Any]]) -> list[int]:
 
 
 @given(st.sampled_from(sorted(TABLES)).flatmap(lambda name: st.tuples(st.just(name), st.lists(ROWS[name], max_size=8))))
-@fuzzed(60)
+@fuzzed(30)
 def test_rows_that_keep_the_contract_read_back_equal_and_the_others_are_set_aside(
     folder: Path, given_rows: tuple[str, list[dict[str, Any]]]
 ) -> None:
@@ -204,7 +204,7 @@ def test_the_files_that_are_changed_are_good_ones(sources: dict[str, Path], fold
 
 
 @given(kind=st.sampled_from(["parquet", "lastfm"]), place=st.floats(0, 1, exclude_max=True), edits=ANY_EDITS)
-@fuzzed(60)
+@fuzzed(40)
 def test_a_source_with_one_file_changed(
     sources: dict[str, Path], folder: Path, kind: str, place: float, edits: list[Edit]
 ) -> None:
@@ -212,7 +212,7 @@ def test_a_source_with_one_file_changed(
 
 
 @given(place=st.floats(0, 1, exclude_max=True), edits=ANY_EDITS)
-@fuzzed(4)
+@fuzzed(3)
 def test_matlab_files_with_one_changed(sources: dict[str, Path], folder: Path, place: float, edits: list[Edit]) -> None:
     """SciPy's reader ends its process on some: that must not be ours."""
     changed_and_landed(sources, folder, "ciao", place, edits)

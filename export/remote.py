@@ -133,13 +133,21 @@ def point(store: Path, pointer: Pointer, remote: Remote | None) -> None:
 
 @contextmanager
 def described(configuration: Configuration) -> Iterator[tuple[Pointer | None, list[Path]]]:
-    """The pointer, and a directory with the manifest of every release: of this machine, and of the bucket."""
+    """The pointer, and a directory with the manifest of every release: of this machine, and of the bucket.
+
+    While the bucket does not answer, what is known is that of this machine, and the log says so.
+    """
     store, bucket = configuration.releases, bucket_of(configuration)
     local = [store / folder / name for folder in (RELEASES, STAGING) for name in standing(store / folder, MANIFEST)]
     if bucket is None:
         yield read_pointer(store), local
         return
-    found = bucket.pointer()
+    try:
+        found = bucket.pointer()
+    except BucketUnreachable as error:
+        log.warning("this machine's releases only: %s", error)
+        yield read_pointer(store), local
+        return
     here = {directory.name for directory in local if directory.parent.name == RELEASES}
     with tempfile.TemporaryDirectory() as folder:
         for name in bucket.release_ids():

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from export.staging import directory_of
+from export.staging import directory_of, is_known
 from features.configuration import Configuration
 from features.errors import ArtifactCorrupt
 from features.files import is_temporary, read_sealed_json, sha256_of_file
+from features.release_bucket import ReleaseBucket
+from features.release_storage import bucket_of
 from features.releases import (
     AUDIT,
     MANIFEST,
@@ -39,16 +41,34 @@ class Verified:
 
 
 def verify(configuration: Configuration, release_id: str | None = None) -> list[Verified]:
-    """Read one release, or the pointer and every release, staged ones too, oldest night first.
+    """Read one release, or the pointer and every release, staged ones too, oldest night first; in the bucket as well.
 
     Raises MissingInput if there is no release of that name.
     """
-    store = configuration.releases
+    store, bucket = configuration.releases, bucket_of(configuration)
+    there = _verified_in_bucket(bucket, release_id) if bucket is not None else []
     if release_id is not None:
-        return [_verified_release(directory_of(store, release_id))]
+        here = is_known(configuration, release_id) or not there
+        return [*([_verified_release(directory_of(store, release_id))] if here else []), *there]
     found = [path for folder in (RELEASES, STAGING) for path in (store / folder).glob("*") if path.is_dir()]
     directories = sorted((path for path in found if not is_temporary(path)), key=lambda path: path.name)
-    return [*_verified_pointer(store), *map(_verified_release, directories)]
+    return [*_verified_pointer(store), *map(_verified_release, directories), *there]
+
+
+def _verified_in_bucket(bucket: ReleaseBucket, release_id: str | None) -> list[Verified]:
+    """Read from the bucket without storing anything."""
+    sizes = bucket.sizes()
+    releases = [
+        Verified(f"{bucket.url}/{RELEASES}/{name}", size, _damage([partial(bucket.verify, name)]))
+        for name, size in sizes.items()
+        if release_id in (None, name)
+    ]
+    pointer = (
+        [Verified(f"{bucket.url}/{POINTER}", 0, _damage([partial(_check_remote_pointer, bucket)]))]
+        if release_id is None
+        else []
+    )
+    return [*pointer, *releases]
 
 
 def _verified_pointer(store: Path) -> list[Verified]:
@@ -104,6 +124,12 @@ def _check_sealed(directory: Path, name: str, entry: str) -> None:
         raise ArtifactCorrupt(f"{directory / name} cannot be read: {error}") from error
     if came != ready.get(entry):
         raise ArtifactCorrupt(f"{directory / name}: expected SHA-256 {ready.get(entry)}, got {came}")
+
+
+def _check_remote_pointer(bucket: ReleaseBucket) -> None:
+    found = bucket.pointer()
+    if found is not None and bucket.ready(found.pointer.release_id) is None:
+        raise ArtifactCorrupt(f"{bucket.url}/{POINTER} names {found.pointer.release_id}, which is not there")
 
 
 def _check_pointer(store: Path) -> None:

@@ -106,6 +106,14 @@ class ReleaseBucket:
         """Releases that are complete, oldest night first."""
         return [name for name, ready in self._listed().items() if ready]
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every complete release, oldest night first."""
+        sizes = dict.fromkeys(self.release_ids(), 0)
+        for name, _, size, _ in self._objects():
+            if name in sizes:
+                sizes[name] += size
+        return sizes
+
     def unfinished(self, *, before: dt.datetime) -> list[str]:
         """Releases without READY none of whose objects was written since `before`: uploads that were killed."""
         newest = self._newest()
@@ -115,7 +123,8 @@ class ReleaseBucket:
         """The content of a release's READY, None if it is not complete."""
         with self._reaching():
             try:
-                content: bytes = self._files.cat_file(self._path(RELEASES, release_id, READY))
+                # one request: with more than one reader s3fs asks for the size first
+                content: bytes = self._files.cat_file(self._path(RELEASES, release_id, READY), max_concurrency=1)
             except FileNotFoundError:
                 return None
             return content
@@ -133,13 +142,15 @@ class ReleaseBucket:
         digests = _digests(directory)
         if standing is not None:
             self._delete(RELEASES, release_id, READY)  # of other content: never beside files that it does not name
+        there = {rest: size for name, rest, size, _ in self._objects() if name == release_id}
         for name, digest in digests.items():
-            path = self._path(RELEASES, release_id, name)
-            if self._sha256(path) != digest:
-                with self._reaching():
-                    self._files.put_file(str(directory / name), path)
-                if self._sha256(path) != digest:
-                    raise ArtifactCorrupt(f"s3://{path}: expected SHA-256 {digest}, got other bytes back")
+            path, size = self._path(RELEASES, release_id, name), (directory / name).stat().st_size
+            if there.get(name) == size and self._sha256(path, size) == digest:
+                continue
+            with self._reaching():
+                self._files.put_file(str(directory / name), path)
+            if self._sha256(path, size) != digest:
+                raise ArtifactCorrupt(f"s3://{path}: expected SHA-256 {digest}, got other bytes back")
         with self._reaching():
             self._files.pipe_file(self._path(RELEASES, release_id, READY), (directory / READY).read_bytes())
 
@@ -198,11 +209,12 @@ class ReleaseBucket:
             except FileNotFoundError as error:
                 raise ArtifactCorrupt(f"s3://{path}: expected an object, got none") from error
 
-    def _sha256(self, path: str) -> str | None:
+    def _sha256(self, path: str, size: int | None = None) -> str | None:
+        """Of an object's bytes, of the first `size` of them if it is known, which saves a request; None without one."""
         digest = hashlib.sha256()
         with self._reaching():
             try:
-                with self._files.open(path, "rb", block_size=BLOCK, cache_type="readahead") as stream:
+                with self._files.open(path, "rb", block_size=BLOCK, cache_type="readahead", size=size) as stream:
                     while block := stream.read(BLOCK):
                         digest.update(block)
             except FileNotFoundError:
@@ -216,24 +228,25 @@ class ReleaseBucket:
     def _listed(self) -> dict[str, bool]:
         """Every release that has an object, and whether it has READY."""
         found: dict[str, bool] = {}
-        for name, rest, _ in self._objects():
+        for name, rest, *_ in self._objects():
             found[name] = found.get(name, False) or rest == READY
         return dict(sorted(found.items()))
 
     def _newest(self) -> dict[str, dt.datetime]:
         newest: dict[str, dt.datetime] = {}
-        for name, _, at in self._objects():
+        for name, _, _, at in self._objects():
             newest[name] = max(at, newest.get(name, at))
         return newest
 
-    def _objects(self) -> Iterator[tuple[str, str, dt.datetime]]:
+    def _objects(self) -> Iterator[tuple[str, str, int, dt.datetime]]:
+        """Release, name within it, bytes and time of each object."""
         prefix = self._path(RELEASES)
         with self._reaching():
             objects: Mapping[str, Any] = self._files.find(prefix, detail=True)
         for path, told in objects.items():
             name, _, rest = path.removeprefix(f"{prefix}/").partition("/")
             if RELEASE_ID.fullmatch(name):
-                yield name, rest, told["LastModified"]
+                yield name, rest, told["size"], told["LastModified"]
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

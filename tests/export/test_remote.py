@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from export import release
+from export import release, verification
 from export.drafts import exclusive_store
 from export.remote import Remote, remote_of
 from export.retention import collect
@@ -343,6 +343,28 @@ def test_what_a_killed_upload_left_is_collected_after_a_day(hosts: Hosts, s3: Lo
     assert collect(publisher, keep=3, now=today).unfinished == ()
     assert collect(publisher, keep=3, now=today + 2 * DAY).unfinished == ("2026-03-01-0123456789ab",)
     assert not s3.files.exists(f"{s3.bucket}/attractor/{RELEASES}/2026-03-01-0123456789ab")
+
+
+def test_verify_reads_the_bucket_too(hosts: Hosts, s3: LoopbackS3) -> None:
+    publisher = hosts.publisher("a")
+    night = publish_night(publisher, NIGHT)
+    here = [one for one in verification.verify(publisher) if not one.name.startswith("s3://")]
+    assert all(not one.damaged for one in verification.verify(publisher))
+    path = f"{s3.bucket}/attractor/{RELEASES}/{night}/index/karma_user_interest.rows.npy"
+    content = s3.files.cat_file(path)
+    s3.files.pipe_file(path, content[:-1] + bytes([content[-1] ^ 1]))
+    found = verification.verify(publisher)
+    assert [one for one in found if not one.name.startswith("s3://")] == here
+    assert {one.name: len(one.damaged) for one in found if one.name.startswith("s3://")} == {
+        f"{s3.url}/{POINTER}": 0,
+        f"{s3.url}/{RELEASES}/{night}": 1,
+    }
+    elsewhere = hosts.publisher("b")
+    assert [bool(one.damaged) for one in verification.verify(elsewhere, night)] == [True]
+    s3.files.rm(f"{s3.bucket}/attractor/{RELEASES}/{night}", recursive=True)
+    assert any("which is not there" in sentence for one in verification.verify(elsewhere) for sentence in one.damaged)
+    with pytest.raises(MissingInput):
+        verification.verify(elsewhere, night)
 
 
 def test_a_publication_without_its_bucket_changes_nothing(hosts: Hosts, s3: LoopbackS3) -> None:

@@ -70,9 +70,7 @@ def align(
     except ContractViolation as error:  # what one of them reads, the other cannot
         return _apart(own_space, told, f"{standing.version} cannot encode the same items: {error}")
     if rotation is None:
-        return _apart(
-            own_space, told, f"vectors differ in length from those of {standing.version}, or too few are shared"
-        )
+        return _apart(own_space, told, f"{standing.version} has vectors of another length, or too few items are shared")
     figures = (
         f"{loss.held_out} held-out items keep a mean cosine of {loss.cosine:.4f} and {loss.overlap:.4f} of their lists"
     )

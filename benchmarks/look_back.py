@@ -39,13 +39,14 @@ def main() -> None:
         staging = _configuration(folder).releases / STAGING
         before, now = (open_release(path) for path in sorted(staging.glob("20*")))
         idle = _peak_mb()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         told = difference(before, now, activity=None, most=20)
         figures = {
             "users": options.users,
             "list_length": options.list_length,
             "items": options.items,
             "seconds": round(time.perf_counter() - began, 2),
+            "cpu_seconds": round(time.process_time() - worked, 2),
             "peak_mb": _peak_mb(),
             "peak_mb_before": idle,
             "mean_agreement": told.lists["mean_agreement"],

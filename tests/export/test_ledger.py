@@ -295,3 +295,15 @@ def test_the_database_is_named_by_a_variable_and_its_password_by_nobody(tmp_path
 def test_a_configured_ledger_is_opened_ready(tmp_path: Path) -> None:
     opened = open_ledger(Configuration(tmp_path / "attractor.toml", tmp_path / "market-1", {}))
     assert (opened.scope, opened.runs()) == ("market-1", [])
+
+
+def test_two_state_directories_share_a_database_named_by_a_variable(
+    postgresql_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARED_LEDGER", postgresql_database.render_as_string(hide_password=False))
+    sections = {"ledger": {"url_variable": "SHARED_LEDGER"}}
+    ledgers = [open_ledger(Configuration(tmp_path / "a.toml", tmp_path / name, sections)) for name in ("one", "two")]
+    this = job(tmp_path / "out", work=writes(tmp_path / "out", {}))
+    assert [ledger.run(this).reused for ledger in (*ledgers, *ledgers)] == [False, False, True, True]
+    assert [run.scope for ledger in ledgers for run in ledger.runs()] == ["one", "two"]
+    assert not (tmp_path / "one").exists(), "no SQLite beside it"

@@ -139,6 +139,7 @@ def _configuration(database: str, folder: Path) -> Configuration:
 
 
 def _watched(work: Callable[..., int], configuration: Configuration, argument: Any) -> dict[str, float]:
+    os.dup2(2, 1)  # DuckDB shows progress bars to a process without a script, and --json is for machines
     before = peak_memory_mb()
     began, cpu_began = time.perf_counter(), time.process_time()
     rows = work(configuration, argument)

@@ -58,8 +58,8 @@ TABLES = {
         "CREATE TABLE items (item_id TEXT, title TEXT)",
         "INSERT INTO items SELECT 'item-' || i, 'Item number ' || i FROM numbers WHERE i < {items}",
         "CREATE TABLE social_edges (user_id INTEGER, friend_id INTEGER)",
-        "INSERT INTO social_edges SELECT a.i, (a.i + 7919 * (b.i + 1)) % {users} FROM numbers AS a, numbers AS b "
-        "WHERE a.i < {users} AND b.i < 5",
+        "INSERT INTO social_edges SELECT a.i, (a.i + 7919 * (b.i + 1)) % {users} FROM numbers AS a, "
+        "(SELECT i FROM numbers LIMIT 5) AS b WHERE a.i < {users}",
         "CREATE TABLE events (user_id INTEGER, item_id TEXT, event_at INTEGER, query TEXT)",
         "INSERT INTO events SELECT i * 48271 % 2147483647 % {users}, 'item-' || (i * 69621 % 2147483647 % {items}), "
         "1735689600 + i * 31536000 / {events}, CASE i % 3 WHEN 0 THEN 'words of query ' || (i % 1000) END "

@@ -29,6 +29,8 @@ $(READY): pyproject.toml constraints.txt
 
 # Airflow on this machine, loopback only: http://127.0.0.1:8080
 airflow: $(READY)
+	AIRFLOW_HOME="$(CURDIR)" $(BIN)/airflow db migrate
+	AIRFLOW_HOME="$(CURDIR)" $(BIN)/airflow pools import pools.json
 	AIRFLOW_HOME="$(CURDIR)" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/airflow standalone
 
 # For maintainers: resolve anew. CUDA wheels are dropped, so that a CPU build of torch satisfies the lock.

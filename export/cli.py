@@ -30,6 +30,7 @@ from export.command_options import (
     say,
     shared_options,
 )
+from export.consistency_commands import consistency
 from export.erase_commands import erase
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
@@ -321,7 +322,22 @@ def demo(as_json: bool) -> None:
     say(summary, as_json, ["", summary_text(summary)])
 
 
-for command in (benchmark, promote, demote, history, erase, runs, ledger, plan, doctor, verify, diff, gc, mirror):
+for command in (
+    benchmark,
+    promote,
+    demote,
+    history,
+    erase,
+    runs,
+    ledger,
+    plan,
+    doctor,
+    verify,
+    diff,
+    gc,
+    mirror,
+    consistency,
+):
     cli.add_command(command)
 
 

@@ -21,6 +21,7 @@ from export.doctor_airflow import (
 )
 from export.doctor_feast import missing_batch_size, registry_growth, schema_drift, ttl_against_refresh
 from export.doctor_packages import pin_conflicts
+from export.doctor_pools import missing_pools
 from export.doctor_setup import Finding, Setup
 from export.doctor_state import clocks, disk_of_the_next_night, gapped_partitions, killed_runs, stale_partitions
 from features.errors import AttractorError
@@ -31,6 +32,7 @@ CHECKS: tuple[Check, ...] = (
     zero_length_intervals,
     catchup_misuse,
     wall_clocks_in_dags,
+    missing_pools,
     clocks,
     ttl_against_refresh,
     missing_batch_size,

@@ -8,12 +8,14 @@ import importlib.metadata
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from packaging.utils import canonicalize_name
+from sqlalchemy import NullPool, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from export.plan import free_bytes
 from features.configuration import Configuration
@@ -71,6 +73,7 @@ class Setup:
     requirements: tuple[tuple[str, str], ...]  # who asks, and for what: PEP 508
     listeners: tuple[Listener, ...]
     free_bytes: int
+    pools: frozenset[str] | None = None  # of Airflow; None where its database cannot be asked
 
     @property
     def config(self) -> DoctorConfig:
@@ -106,7 +109,7 @@ def examine(configuration: Configuration, *, now: dt.datetime) -> Setup:
         if package["Name"] != "attractor"  # pyproject.toml is newer than what was installed of it
         for requirement in package.get_all("Requires-Dist") or ()
     ]
-    return Setup(
+    setup = Setup(
         configuration=configuration,
         now=now,
         root=ROOT,
@@ -116,6 +119,8 @@ def examine(configuration: Configuration, *, now: dt.datetime) -> Setup:
         listeners=tuple(_listeners()),
         free_bytes=free_bytes(configuration.state),
     )
+    default = f"sqlite:///{setup.airflow_home}/airflow.db"
+    return replace(setup, pools=pools_of(setup.airflow("database", "sql_alchemy_conn", default)))
 
 
 def declared_requirements(root: Path) -> Iterator[tuple[str, str]]:
@@ -127,6 +132,21 @@ def declared_requirements(root: Path) -> Iterator[tuple[str, str]]:
     if lock.is_file():
         lines = (line.strip() for line in lock.read_text(encoding="utf-8").splitlines())
         yield from (("constraints.txt", line) for line in lines if line and not line.startswith("#"))
+
+
+def pools_of(url: str) -> frozenset[str] | None:
+    """The pools in Airflow's database at `url`; None where none can be asked, such as before its first start."""
+    try:
+        address = make_url(url)
+        if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
+            return None
+        engine = create_engine(address, poolclass=NullPool)
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("slot_pool"):
+                return None
+            return frozenset(connection.scalars(text("SELECT pool FROM slot_pool")))
+    except (ArgumentError, NoSuchModuleError, OperationalError, ModuleNotFoundError):
+        return None
 
 
 def _listeners() -> Iterator[Listener]:

@@ -36,6 +36,8 @@ SECTIONS = (
     "releases",
     "ledger",
     "doctor",
+    "consistency",
+    "alerts",
 )
 
 

@@ -67,19 +67,26 @@ def test_a_night_trains_what_is_missing_publishes_and_is_the_same_night_again(
 
     assert set(run(training, NIGHT).values()) == {"success"}
     earlier = run(nightly, NIGHT - dt.timedelta(days=1))
-    assert earlier["publish"] == "success"
+    assert (earlier["publish"], earlier["announce"], earlier["close_staging"]) == ("success", "skipped", "success")
     assert served(configuration) == release_id
 
 
 def test_a_refused_night_fails_its_audit_and_the_task_says_which_gate_with_its_figures(
-    dags: dict[str, Any], configuration: Configuration, capfd: pytest.CaptureFixture[str]
+    dags: dict[str, Any],
+    configuration: Configuration,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = served(configuration)
     write_world(configuration.file.parent, audit={"min_rows_ratio": 9.0})
     done = dags["nightly"].test(logical_date=midnight(NIGHT + dt.timedelta(days=1)))
     states = {instance.task_id: str(instance.state) for instance in done.get_task_instances()}
     assert (states["stage"], states["audit"], states["publish"]) == ("success", "failed", "upstream_failed")
+    assert (states["announce"], states["close_staging"]) == ("upstream_failed", "success")
     assert served(configuration) == before
     shown = "".join(capfd.readouterr())
     assert "karma_user_interest, row floor: rows_ratio 1, at least 9 asked (min_rows_ratio)" in shown
     assert "GateFailed" in shown
+    (alert,) = (record.getMessage() for record in caplog.records if record.name == "export.notifier")
+    assert alert.startswith("nightly.audit failed in ")
+    assert "rows_ratio 1, at least 9 asked (min_rows_ratio)" in alert

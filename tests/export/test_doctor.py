@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ from packaging.utils import canonicalize_name
 from export import doctor_airflow, stages
 from export.doctor import CHECKS, diagnose
 from export.doctor_packages import pin_conflicts
-from export.doctor_setup import ROOT, Finding, Listener, Setup, examine
+from export.doctor_pools import missing_pools
+from export.doctor_setup import ROOT, Finding, Listener, Setup, examine, pools_of
 from export.doctor_state import clocks, disk_of_the_next_night, gapped_partitions, killed_runs, stale_partitions
 from export.ledger import open_ledger
 from export.ledger_owners import Owner
 from features.configuration import load
 from features.contracts import FEATURES, PUBLISHED
-from features.files import sha256_of_file, write_sealed_json
+from features.files import read_json, sha256_of_file, write_sealed_json
 from features.partitions import partition_path
 from features.releases import Pointer
 from tests.command_line import attractor, told
@@ -57,7 +60,7 @@ from datetime import datetime
 
 @dag(schedule="@daily", start_date=datetime(2026, 1, 1))
 def nights():
-    @task
+    @task(pool="training")
     def land(data_interval_start=None):
         return datetime.now().date().isoformat()
 """
@@ -152,6 +155,7 @@ def test_on_a_set_up_broken_on_purpose_every_check_fires_and_says_where_why_and_
         installed={"feast": "0.66.0"},
         listeners=(Listener("feast", 7, "0.0.0.0", 6566),),
         free_bytes=GB,
+        pools=frozenset({"default_pool"}),
     )
     told = diagnose(broken)
     assert {finding["check"] for finding in told["findings"]} == set(told["checks"])
@@ -382,6 +386,25 @@ def test_what_cannot_be_examined_is_a_finding_and_keeps_no_other_check(setup: Se
         *("missing_batch_size", "stale_partitions"),
     }
     assert "disk_of_the_next_night" in {finding["check"] for finding in findings}
+
+
+def test_pools_are_read_from_airflows_database_and_each_that_a_task_waits_for_in_vain_is_named(setup: Setup) -> None:
+    database = setup.root / "airflow.db"
+    assert pools_of(f"sqlite:///{database}") is None
+    assert pools_of("nowhere://") is None
+    with closing(sqlite3.connect(database)) as connection:
+        assert pools_of(f"sqlite:///{database}") is None
+        connection.execute("CREATE TABLE slot_pool (pool TEXT, slots INTEGER)")
+        connection.execute("INSERT INTO slot_pool VALUES ('default_pool', 128), ('training', 1)")
+        connection.commit()
+    pools = pools_of(f"sqlite:///{database}")
+    assert pools == {"default_pool", "training"}
+    assert found(missing_pools, replace(setup, pools=pools)) == [
+        ("error", "the pool scoring does not exist"),
+        ("error", "the pool feast_registry does not exist"),
+    ]
+    everything = frozenset(read_json(ROOT / "pools.json"))
+    assert found(missing_pools, replace(setup, pools=everything)) == []
 
 
 def test_the_runbook_names_every_check() -> None:

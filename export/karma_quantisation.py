@@ -66,7 +66,7 @@ def int8_cost(
         "users": len(interests),
         "min_cosine_items": float((items * rough_items).sum(axis=1).min(initial=1.0)),
         "min_cosine_users": float((interests * rough_interests).sum(axis=1).min(initial=1.0)),
-        f"overlap_at_{LISTED}": list_overlap(items, interests, rough_items, rough_interests),
+        f"overlap_at_{LISTED}": list_overlap(items, interests, rough_items, rough_interests, listed=LISTED),
     }
     if not cost[f"overlap_at_{LISTED}"] >= overlap_floor:
         sentence = (

@@ -6,6 +6,7 @@ import ast
 import pickletools
 import re
 import sqlite3
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -58,7 +59,8 @@ def _holds_pickle(path: Path) -> bool:
 def is_pickle(content: bytes) -> bool:
     """Whether the bytes are a pickle from the first to the last, of any protocol; numbers and text alone are none."""
     try:
-        places = [place for _, _, place in pickletools.genops(content)]
+        with warnings.catch_warnings(action="ignore"):  # what is no pickle may hold escapes that Python doubts
+            places = [place for _, _, place in pickletools.genops(content)]
     except (ValueError, IndexError, KeyError, AttributeError, UnicodeDecodeError, OverflowError):
         return False
     return len(places) > 1 and places[-1] == len(content) - 1

@@ -163,7 +163,7 @@ def _supervise(child: int, listener: int, root: Path, decide: Decision) -> list[
         identity, thread, _, number, _, _, *arguments = _NOTIFICATION.unpack(notice)
         call = _call(thread, number, arguments)
         decision = 0
-        if call is not None and any(root in path.parents for path in call.paths):
+        if call is not None and any(root in (path, *path.parents) for path in call.paths):
             decision = decide(len(calls), call)
             calls.append(call)
         if decision == KILL:

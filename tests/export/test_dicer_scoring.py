@@ -186,7 +186,7 @@ from features.configuration import Configuration
 state, artifact, out = (Path(name) for name in sys.argv[1:])
 loaded = load(artifact.parent.parent, artifact.name)
 score_dicer(loaded, Configuration(state / "attractor.toml", state, {}), dt.date(2026, 1, 20), out, top_k=4)
-print([name for name in ("torch", "torch_geometric", "feast", "transformers", "onnx") if name in sys.modules])
+print([name for name in ("torch", "torch_geometric", "feast", "transformers") if name in sys.modules])
 """
     paths = map(str, (configuration.state, dicer.artifact.directory, tmp_path))
     root = Path(__file__).resolve().parents[2]

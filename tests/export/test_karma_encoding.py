@@ -214,7 +214,8 @@ from export.artifacts import Artifact
 from export.karma_scoring import score_karma
 from features.configuration import Configuration
 state = Path({str(state)!r})
-artifact = Artifact("karma", {float_artifact.version!r}, Path({str(float_artifact.directory)!r}), {{}})
+manifest = {dict(float_artifact.manifest)!r}
+artifact = Artifact("karma", {float_artifact.version!r}, Path({str(float_artifact.directory)!r}), manifest)
 configuration = Configuration(state / "attractor.toml", state, {{}})
 assert score_karma(artifact, configuration, dt.date(2026, 1, 20), state, rows=500)["users"] == {users}
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

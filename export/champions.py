@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from export.artifacts import Artifact, load
-from export.locks import exclusive
 from export.renaming import Names, renamed
 from features.configuration import Configuration
 from features.errors import MissingInput
 from features.files import disk_errors, read_json, remove_temporaries, write_json
+from features.locks import exclusive
 
 MODELS = ("karma", "dicer")
 LOCK = ".lock"

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.locks import exclusive
 from features.files import disk_errors, fsync, make_directory, remove_temporaries
+from features.locks import exclusive
 from features.releases import RELEASES, STAGING
 
 LOCK, DRAFTS = ".lock", "drafts"

@@ -16,11 +16,11 @@ from typing import Any
 from export.erased_artifacts import erase_from_artifacts, remove_artifacts
 from export.erased_files import files_naming, recount, remove, rewrite, unfinished
 from export.erased_releases import erase_from_releases
-from export.locks import exclusive
 from features.configuration import Configuration
 from features.erased_users import read_erased, remember
 from features.errors import MissingInput
 from features.landing import RECORD
+from features.locks import exclusive
 
 LOCK = "erasures.lock"
 STORE, CHECKPOINTS, UNFINISHED = "store", "checkpoints of dicer", "unfinished writes"

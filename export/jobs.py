@@ -118,7 +118,7 @@ def train(configuration: Configuration, date: dt.date, model: str) -> Job:
     from export import learning
 
     inputs = _training_inputs(configuration, date, model)
-    run = run_directory(configuration, date, model)
+    run = _run_of(configuration, model, inputs)
     return Job(
         stage="train",
         subject=f"{date}/{model}",
@@ -138,7 +138,7 @@ def export(configuration: Configuration, date: dt.date, model: str) -> Job:
 
     inputs = _training_inputs(configuration, date, model)
     encoding = _settings(configuration, "encoding") | alignment_inputs(configuration) if model == "karma" else {}
-    run = run_directory(configuration, date, model)
+    run = _run_of(configuration, model, inputs)
     return Job(
         stage="export",
         subject=f"{date}/{model}",
@@ -274,7 +274,11 @@ def _audit_or_compose(configuration: Configuration, release_id: str) -> Figures:
 
 def run_directory(configuration: Configuration, date: dt.date, model: str) -> Path:
     """Where a training of `model` at `date` keeps its checkpoints; `train` finds what is finished there."""
-    identity = {"inputs": _training_inputs(configuration, date, model), "code": _training_code(model)}
+    return _run_of(configuration, model, _training_inputs(configuration, date, model))
+
+
+def _run_of(configuration: Configuration, model: str, inputs: dict[str, Any]) -> Path:
+    identity = {"inputs": inputs, "code": _training_code(model)}
     return configuration.checkpoints / model / sha256_of_json(identity)[:12]
 
 
@@ -327,10 +331,10 @@ def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, An
 
 def _training_inputs(configuration: Configuration, date: dt.date, model: str) -> dict[str, Any]:
     from export.karma_settings import karma_config
-    from features.training_sets import read_training_set
+    from features.training_sets import fingerprint_of
     from models.dicer.config import NAMED, DicerConfig
 
-    fingerprint = read_training_set(configuration, date, f"{model}_training_v1").fingerprint
+    fingerprint = fingerprint_of(configuration, date, f"{model}_training_v1")
     # defaults too: a checkpoint fits one network
     if model == "dicer":
         dicer = configuration.section("dicer", DicerConfig, named=NAMED)

@@ -25,9 +25,9 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.exc import ArgumentError
 
 from export.ledger_models import VERSION_TABLE
-from export.locks import exclusive
 from features.configuration import Configuration
 from features.errors import ConfigurationError
+from features.locks import exclusive
 
 BUSY_SECONDS = 60
 """How long a writer of SQLite waits for another one."""

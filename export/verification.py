@@ -80,9 +80,12 @@ def _verified_pointer(store: Path) -> list[Verified]:
 
 def _verified_release(directory: Path) -> Verified:
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    damaged = _damage(_checks(directory))
-    # Only the whole shows that a reader of this version opens it.
-    return Verified(directory.name, size, damaged or _damage([partial(open_release, directory)]))
+    damaged = _damage([partial(open_release, directory)])  # reads every file that the manifest names, once
+    if damaged:
+        damaged = _damage([*_sealed(directory), *_files_one_by_one(directory)]) or damaged
+    else:
+        damaged = _damage(_sealed(directory))
+    return Verified(directory.name, size, damaged)
 
 
 def _damage(checks: Iterable[Callable[[], object]]) -> tuple[str, ...]:
@@ -95,11 +98,14 @@ def _damage(checks: Iterable[Callable[[], object]]) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _checks(directory: Path) -> Iterator[Callable[[], object]]:
+def _sealed(directory: Path) -> Iterator[Callable[[], object]]:
     yield partial(read_object, directory / MANIFEST)
     if (directory / READY).exists():
         for name, entry in _SEALED_BY_READY.items():
             yield partial(_check_sealed, directory, name, entry)
+
+
+def _files_one_by_one(directory: Path) -> Iterator[Callable[[], object]]:
     for name, record in _files(directory).items():
         yield partial(_check_file, directory / MANIFEST, name, record)
 

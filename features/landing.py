@@ -9,7 +9,6 @@ before can tell by the files' hashes. To land a date anew, remove its directory.
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import logging
 import shutil
 from collections import Counter
@@ -27,10 +26,11 @@ from features.configuration import Configuration
 from features.contracts import EVENTS, ITEMS, RAW, SOCIAL_EDGES, USERS
 from features.erased_users import ErasedUsers, read_erased
 from features.errors import ConfigurationError, MissingInput
-from features.files import read_json, replacing_directory, write_json
+from features.files import read_json, remove_temporaries, replacing_directory, write_json
 from features.landed_alignment import checked_alignment
 from features.landed_intervals import Interval, intervals, replaced, to_read
 from features.late_rows import keep_unless_changed
+from features.locks import exclusive
 from features.row_rules import KnownIds
 from features.social_alignment import SocialConfig
 from features.sources import Reader, Source, SourceConfig, open_source
@@ -237,12 +237,9 @@ def _snapshot(raw: Path, date: dt.date) -> Path:
 @contextmanager
 def _sole_landing(raw: Path) -> Iterator[None]:
     """Wait for another landing into `raw` to end, then remove what a killed one left and what a later one replaced."""
-    raw.mkdir(parents=True, exist_ok=True)
-    with (raw / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(raw / ".lock"):
         for folder in (raw, raw / EVENTS.name):
-            for path in folder.glob(".tmp-*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_temporaries(folder)
         for path in replaced(raw):
             shutil.rmtree(path)
         yield

@@ -7,19 +7,19 @@ answer, the copy goes on being served and `unheard()` says for how long nothing 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import ArtifactCorrupt, AttractorError, MissingInput
 from features.files import fsync, fsync_tree, make_directory, temporary_sibling, write_sealed_json
+from features.locks import exclusive
 from features.release_bucket import ReleaseBucket
 from features.releases import MANIFEST, POINTER, READY, RELEASES, Pointer, open_release, read_pointer
 
@@ -87,7 +87,7 @@ class ReleaseCopy:
 
     def fetch(self, release_id: str) -> None:
         """Have a release in the copy. Raises MissingInput if the bucket has no such release."""
-        with _exclusive(self._root / LOCK):
+        with exclusive(self._root / LOCK):
             self._fetch(release_id)
 
     def unheard(self) -> str | None:
@@ -102,7 +102,7 @@ class ReleaseCopy:
 
     def _refresh(self) -> AttractorError | None:
         try:
-            with _exclusive(self._root / LOCK):  # one download a host, and pointers in the order of the bucket
+            with exclusive(self._root / LOCK):  # one download a host, and pointers in the order of the bucket
                 self._update()
         except AttractorError as error:
             if self._fault != str(error):
@@ -179,12 +179,3 @@ class ReleaseCopy:
             make_directory(aside.parent)
             (releases / name).rename(aside)
             shutil.rmtree(aside)
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` across threads and processes; it ends with the process that holds it."""
-    make_directory(path.parent)
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

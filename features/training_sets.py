@@ -110,10 +110,7 @@ def read_training_set(configuration: Configuration, date: dt.date, service: str)
 
     Raises MissingInput if it was not built.
     """
-    views, directory = TRAINING_SERVICES[service], _directory(configuration, date)
-    if not (directory / META).is_file():
-        raise MissingInput(f"no training set in {directory}; run `attractor train --date {date}`")
-    meta = read_json(directory / META)
+    views, directory, meta = TRAINING_SERVICES[service], _directory(configuration, date), _meta(configuration, date)
     split = Split(**{name: parse_date(day) for name, day in meta["split"].items()})
     features = {
         part: {view: pq.read_table(directory / service / part / f"{view}.parquet") for view in views}
@@ -121,6 +118,19 @@ def read_training_set(configuration: Configuration, date: dt.date, service: str)
     }
     validation, test = (pq.read_table(directory / f"{part}.parquet") for part in ("validation", "test"))
     return TrainingSet(split, features["train"], features["recent"], validation, test, meta["fingerprints"][service])
+
+
+def fingerprint_of(configuration: Configuration, date: dt.date, service: str) -> str:
+    """The hash of what a training set holds, without reading its tables. Raises MissingInput if it was not built."""
+    return str(_meta(configuration, date)["fingerprints"][service])
+
+
+def _meta(configuration: Configuration, date: dt.date) -> dict[str, Any]:
+    directory = _directory(configuration, date)
+    if not (directory / META).is_file():
+        raise MissingInput(f"no training set in {directory}; run `attractor train --date {date}`")
+    meta: dict[str, Any] = read_json(directory / META)
+    return meta
 
 
 def _directory(configuration: Configuration, date: dt.date) -> Path:

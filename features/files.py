@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -161,7 +162,7 @@ def _written(value: Mapping[str, Any]) -> str:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("expected JSON, got values nested too deeply") from error
     if not isinstance(value, dict):
@@ -180,6 +181,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"expected JSON, got {name}")
+
+
+def _finite(text: str) -> float:
+    # Python reads 1e999 as infinity, without asking parse_constant.
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"expected a number within the range of a float, got {text}")
+    return value
 
 
 def sha256_of_file(path: Path) -> str:

@@ -174,8 +174,8 @@ def test_what_is_no_file_of_its_own_is_refused(tmp_path: Path, change: Callable[
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1, "a": 2}', '{"a": {"b": 1, "b": 1}}', '{"a": NaN}', '{"a": -Infinity}', "[]", "1", "", "[" * 100_000,
-     '{"a": ' * 50_000, '{"a": ' + "1" * 5000 + "}", "\ufeff{}"],
+    ['{"a": 1, "a": 2}', '{"a": {"b": 1, "b": 1}}', '{"a": NaN}', '{"a": -Infinity}', '{"a": -1e999}', "[]", "1", "",
+     "[" * 100_000, '{"a": ' * 50_000, '{"a": ' + "1" * 5000 + "}", "\ufeff{}"],
     ids=lambda text: text[:16],
 )  # fmt: skip
 def test_json_that_can_be_read_in_two_ways_or_not_at_all_is_a_value_error(tmp_path: Path, text: str) -> None:

@@ -62,14 +62,16 @@ class Popularity:
 Config = KarmaConfig | SasrecConfig | Neighbours | Popularity
 Arms = Mapping[str, tuple[Config, ...]]
 
-SWITCHES: Mapping[str, Mapping[str, float]] = {
+SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "pretrained": {"lambda_generation": 0.0, "lambda_reconstruction": 0.0, "steps": 0},
     "action_only": {"lambda_generation": 0.0, "lambda_reconstruction": 0.0},
     "plus_generation": {"lambda_reconstruction": 0.0},
     "plus_reconstruction": {"lambda_generation": 0.0},
     "karma": {},
+    "karma_compressed": {"history": "compressed"},
 }
-"""What each arm changes of the data set's settings; `pretrained` is where all of them start."""
+"""What each arm changes of the data set's settings. `pretrained` is where all start but the last, whose language model
+also learns to write a text from its soft tokens."""
 
 
 # Every arm runs all its steps, so that the rate has fallen for all of them, and keeps its best. Four layers, because
@@ -99,7 +101,7 @@ def arms(config: KarmaConfig) -> Arms:
         "popularity": (Popularity(),),
         "item_to_item": neighbours_grid(),
         "sasrec": sasrec_grid(),
-        **{name: (replace(config, **switched),) for name, switched in SWITCHES.items()},  # type: ignore[arg-type]
+        **{name: (replace(config, **switched),) for name, switched in SWITCHES.items()},
     }
 
 
@@ -246,7 +248,7 @@ class _Run:
         network, steps, best_step = trained.network, trained.metrics["steps"], trained.metrics["best_step"]
         if not config.steps:
             return Trained(0.0, best_step, steps, {}, lambda: judge_start(exam, network))
-        learned = stage_of(exam, exam.validation, network)
+        learned = stage_of(exam.validation, network)
         validation = validation_figures(learned)
         value = validation["all"]["HR@50"]
         return Trained(value, best_step, steps, validation, lambda: judge_network(exam, network, learned))

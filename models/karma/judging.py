@@ -156,22 +156,23 @@ def judge_scores(window: Window, score: Score) -> tuple[dict[str, Any], Arrays]:
 @torch.no_grad()
 def judge_network(exam: Exam, network: Karma, learned: Stage) -> tuple[dict[str, Any], Arrays]:
     """Figures and arrays of a trained network on the test window; `learned` is its validation window."""
-    judged = stage_of(exam, exam.test, network)
-    positions, limit = exam.test.positions, exam.preparation.config.history_limit
+    judged = stage_of(exam.test, network)
+    positions = exam.test.positions
     asked = encode_users(
-        network, user_sequences(positions.targets, exam.test.world.catalogue, limit=limit, with_query=True)
+        network,
+        user_sequences(positions.targets, judged.catalogue, limit=network.history_limit, with_query=True),
     )
     found = model_ranks(judged.interests, judged.embeddings, positions.targets)
     by_query = model_ranks(asked, judged.embeddings, positions.targets)
     unnamed = replace(judged.catalogue, id_index=np.zeros_like(judged.catalogue.id_index))
     without_ids = model_ranks(judged.interests, encode_catalogue(network, unnamed), positions.targets)
-    collapse, maps = _collapse(exam, network, judged)
+    collapse, maps = _collapse(network, judged)
     downstream, replicates = _downstream(learned, judged)
     told = {
         "action": rank_figures(positions, found),
         "action_with_query": rank_figures(positions, by_query),
         "action_without_ids": rank_figures(positions, without_ids),  # as if the whole catalogue were new
-        "collapse": collapse,
+        **collapse,
         "fidelity": _fidelity(exam, network, learned, judged),
         "downstream": downstream,
     }
@@ -182,15 +183,13 @@ def judge_network(exam: Exam, network: Karma, learned: Stage) -> tuple[dict[str,
 @torch.no_grad()
 def judge_start(exam: Exam, network: Karma) -> tuple[dict[str, Any], Arrays]:
     """The collapse of a network that only read texts: before any action."""
-    told, maps = _collapse(exam, network, stage_of(exam, exam.test, network))
-    return {"collapse": told}, maps
+    return _collapse(network, stage_of(exam.test, network))
 
 
 @torch.no_grad()
-def stage_of(exam: Exam, window: Window, network: Karma) -> Stage:
+def stage_of(window: Window, network: Karma) -> Stage:
     """A window as a network encodes it, without the current query."""
     world, positions = window.world, window.positions
-    limit = exam.preparation.config.history_limit
     _, codes = np.unique(np.array(world.categories, dtype=object).astype(str), return_inverse=True)
     return Stage(
         positions,
@@ -198,16 +197,19 @@ def stage_of(exam: Exam, window: Window, network: Karma) -> Stage:
         codes.astype(np.int64),
         world.event_count,
         window.likeness,
-        encode_users(network, user_sequences(positions.targets, world.catalogue, limit=limit)),
+        encode_users(network, user_sequences(positions.targets, world.catalogue, limit=network.history_limit)),
         encode_catalogue(network, world.catalogue),
     )
 
 
-def _collapse(exam: Exam, network: Karma, judged: Stage) -> tuple[dict[str, Any], Arrays]:
-    config, firsts = exam.preparation.config, np.flatnonzero(judged.positions.first)
+def _collapse(network: Karma, judged: Stage) -> tuple[dict[str, Any], Arrays]:
+    """Nothing for a network of compressed histories: the share of items and queries is that of their words."""
+    if network.compressor is not None:
+        return {}, {}
+    firsts = np.flatnonzero(judged.positions.first)
     rows = firsts[:HISTORIES].tolist()
     targets = judged.positions.targets.take(rows)
-    sequences = user_sequences(targets, judged.catalogue, limit=config.history_limit).sequences
+    sequences = user_sequences(targets, judged.catalogue, limit=network.history_limit).sequences
     measured = collapse_of(network, sequences)
     told = {
         "sink_share": measured.sink_share.tolist(),
@@ -220,7 +222,7 @@ def _collapse(exam: Exam, network: Karma, judged: Stage) -> tuple[dict[str, Any]
         "rank_of_items": effective_rank(judged.embeddings),
     }
     example = attention_of(network, _example(sequences))
-    return told, {"map": np.round(255 * np.sqrt(example)).astype(np.uint8)}
+    return {"collapse": told}, {"map": np.round(255 * np.sqrt(example)).astype(np.uint8)}
 
 
 def _example(sequences: Sequence[Tokens]) -> Tokens:

@@ -38,6 +38,7 @@ class Karma(nn.Module):
         self.backbone = language_model(config, vocabulary=vocabulary)
         self.width: int = self.backbone.config.hidden_size  # H
         self.halved = config.precision == "bfloat16"
+        self.history_limit = config.history_limit  # tokens
         self.dropout = nn.Dropout(config.dropout)
         # A language model's states share one large direction. Centred and scaled, they contrast from the first step;
         # without this, all vectors fall together and the contrast needs hundreds of steps to part them.

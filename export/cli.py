@@ -226,12 +226,13 @@ def publish(file: Path | None, as_json: bool, release_id: str, force_reason: str
 @cli.command()
 @shared_options
 @click.option("--to", default=None, help="A release of `attractor releases`; by default the one before the live one.")
-def rollback(file: Path | None, as_json: bool, to: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Read that release whole and say what would be; what is live stays.")
+def rollback(file: Path | None, as_json: bool, to: str | None, dry_run: bool) -> None:
     """Serve an earlier release again; one pointer swap, nothing is recomputed."""
     from export import release
 
-    publication = asdict(release.rollback(load(file), published_at=now(), to=to))
-    say(publication, as_json, [publication["sentence"]])
+    publication = asdict(release.rollback(load(file), published_at=now(), to=to, dry_run=dry_run))
+    say(publication | {"dry_run": dry_run}, as_json, [publication["sentence"]])
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from export.ledger import open_ledger
 from export.ledger_models import State
 from features.configuration import Configuration, load
 from features.erased_users import SALT_BYTES
+from features.mirror_records import MIRRORS
 
 
 @click.command()
@@ -33,7 +34,10 @@ def erase(file: Path | None, as_json: bool, user: str, dry_run: bool) -> None:
     lines += [f"{old} is {new} now" for old, new in {**found.artifacts, **found.releases}.items()]
     say(found.record() | {"user": user, "dry_run": dry_run}, as_json, ["   before → after    place", *lines])
     if found.left and not dry_run:
-        click.echo("something is left: a stage ran meanwhile; run it again when none does", err=True)
+        for target in found.mirrors:
+            click.echo(f"a mirror has the user: run `attractor mirror --to {target}`, then this again", err=True)
+        if any(place.after for place in found.places if place.name != MIRRORS):
+            click.echo("something is left: a stage ran meanwhile; run it again when none does", err=True)
         sys.exit(1)
 
 

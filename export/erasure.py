@@ -21,6 +21,7 @@ from features.erased_users import read_erased, remember
 from features.errors import MissingInput
 from features.landing import RECORD
 from features.locks import exclusive
+from features.mirror_records import MIRRORS, target_of
 
 LOCK = "erasures.lock"
 STORE, CHECKPOINTS, UNFINISHED = "store", "checkpoints of dicer", "unfinished writes"
@@ -42,6 +43,9 @@ class Erasure:
     places: tuple[Place, ...]
     releases: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    mirrors: tuple[
+        str, ...
+    ] = ()  # the feature_store.yaml of each that has rows of the user, until it is mirrored again
 
     @property
     def left(self) -> int:
@@ -54,6 +58,7 @@ class Erasure:
             "places": {place.name: {"before": place.before, "after": place.after} for place in self.places},
             "releases": dict(self.releases),
             "artifacts": dict(self.artifacts),
+            "mirrors": list(self.mirrors),
             "left": self.left,
         }
 
@@ -62,7 +67,8 @@ def look_for(configuration: Configuration, user: str) -> Erasure:
     """Where the user is, changing nothing. Raises MissingInput for one who is nowhere and was never erased."""
     found = _search(configuration, user)
     _known(configuration, user, found)
-    return Erasure(tuple(Place(name, count, count) for name, count in found.items()))
+    places = tuple(Place(name, count, count) for name, count in found.items())
+    return Erasure(places, mirrors=_mirrors(configuration, user))
 
 
 def erase(configuration: Configuration, user: str, *, salt: bytes) -> Erasure:
@@ -95,7 +101,7 @@ def erase(configuration: Configuration, user: str, *, salt: bytes) -> Erasure:
         remove_artifacts(configuration, artifacts)
         after = _search(configuration, user)
     places = tuple(Place(name, before.get(name, 0), after.get(name, 0)) for name in sorted({*before, *after}))
-    return Erasure(places, releases, artifacts)
+    return Erasure(places, releases, artifacts, _mirrors(configuration, user))
 
 
 def _search(configuration: Configuration, user: str) -> dict[str, int]:
@@ -133,6 +139,12 @@ def _copies(configuration: Configuration, user: str) -> list[Path]:
     """Releases of a bucket that readers on this machine keep a copy of: `<bucket>/releases/<id>`, fetched anew."""
     copies = configuration.copies
     return sorted({copies.joinpath(*file.relative_to(copies).parts[:3]) for file, _ in files_naming(copies, user)})
+
+
+def _mirrors(configuration: Configuration, user: str) -> tuple[str, ...]:
+    """Where rows of the user were mirrored to. They stay listed, or the next mirror would not know to remove them."""
+    folders = {file.parent for file, _ in files_naming(configuration.state / MIRRORS, user)}
+    return tuple(sorted(target_of(folder) for folder in folders))
 
 
 def _scored(configuration: Configuration, user: str, artifacts: Mapping[str, str]) -> list[Path]:

@@ -71,22 +71,28 @@ def gc(file: Path | None, as_json: bool, keep: int, dry_run: bool) -> None:
 @shared_options
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, help="A standard feature_store.yaml.")
 @release_option
-def mirror(file: Path | None, as_json: bool, target: Path, release_id: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Count what would be written and set to null; the store is not asked.")
+def mirror(file: Path | None, as_json: bool, target: Path, release_id: str | None, dry_run: bool) -> None:
     """Write a release into a standard Feast store, such as Redis, and compare every row; exit code 1 if one differs."""
     from features import feast_mirror
 
     configuration = load(file)
     store = open_configured(configuration)
     release = store.open(release_id) if release_id else store.current()
-    views = [asdict(one) for one in feast_mirror.mirror(configuration, release, target, at=clock())]
+    made = (
+        feast_mirror.plan(configuration, release, target)
+        if dry_run
+        else feast_mirror.mirror(configuration, release, target, at=clock())
+    )
+    views = [asdict(one) for one in made]
     mismatches = sum(view["mismatches"] for view in views)
     lines = [
-        f"{view['view']}: {view['rows']:,} rows written, {view['emptied']:,} who left set to null, "
-        f"{view['compared']:,} compared, {view['mismatches']:,} differ"
+        f"{view['view']}: {view['rows']:,} rows {'to write' if dry_run else 'written'}, {view['emptied']:,} who left "
+        f"{'to set' if dry_run else 'set'} to null, {view['compared']:,} compared, {view['mismatches']:,} differ"
         for view in views
     ]
     told = {"release_id": release.release_id, "target": str(target), "views": views, "mismatches": mismatches}
-    say(told, as_json, [f"{release.release_id} in {target}", *lines])
+    say(told | {"dry_run": dry_run}, as_json, [f"{release.release_id} in {target}", *lines])
     if mismatches:
         click.echo(f"error: {mismatches:,} rows of the mirror are not those of the release", err=True)
         sys.exit(1)

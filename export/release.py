@@ -97,10 +97,13 @@ def publish(
     return _publication(release_id, pointer, sentence, force_reason)
 
 
-def rollback(configuration: Configuration, *, published_at: dt.datetime, to: str | None = None) -> Publication:
+def rollback(
+    configuration: Configuration, *, published_at: dt.datetime, to: str | None = None, dry_run: bool = False
+) -> Publication:
     """Serve the release before the live one again, or the one named `to`; nothing is copied or recomputed.
 
     What is rolled back does not come live again by publishing the same release, only by `force_reason` or `to`.
+    A dry run reads the release whole and says what would be.
     Raises MissingInput if there is nothing to go back to, ArtifactCorrupt if it cannot be read.
     """
     store = configuration.releases
@@ -120,6 +123,8 @@ def rollback(configuration: Configuration, *, published_at: dt.datetime, to: str
         if target == pointer.release_id:
             return _publication(target, pointer, f"{target} is live already", None)
         left = pointer.release_id
+        if dry_run:
+            return _publication(target, pointer, f"{target} is whole and would be live again instead of {left}", None)
         pointer = _moved(pointer, target, "rollback", published_at=published_at, reason=None)
         pointer = replace(pointer, previous=_before(store, pointer, target, remote))
         point(store, pointer, remote)

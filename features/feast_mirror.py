@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import RepoConfig, load_repo_config
 from feast.utils import _convert_arrow_to_proto
 from tqdm import tqdm
 
@@ -25,7 +26,8 @@ from features.configuration import Configuration
 from features.contracts import PUBLISHED
 from features.definitions import INSTANT, Definitions, define
 from features.errors import ConfigurationError
-from features.files import replacing_file, sha256_of_json
+from features.files import replacing_file
+from features.mirror_records import folder_of, remember_target
 from features.online_store import ReleaseOnlineStoreConfig
 from features.release_table import ReleasedTable
 from features.releases import Release
@@ -49,12 +51,27 @@ class MirroredView:
 
 def open_target(file: Path) -> FeatureStore:
     """The store of a feature_store.yaml. Raises ConfigurationError for one that reads releases itself."""
+    return FeatureStore(config=_settings_of(file))
+
+
+def _settings_of(file: Path) -> RepoConfig:
     if not file.is_file():
         raise ConfigurationError(f"{file}: expected the feature_store.yaml of a standard Feast store")
-    store = FeatureStore(repo_path=str(file.parent), fs_yaml_file=file)
-    if isinstance(store.config.online_store, ReleaseOnlineStoreConfig):
+    settings = load_repo_config(file.parent, file)
+    if isinstance(settings.online_store, ReleaseOnlineStoreConfig):
         raise ConfigurationError(f"{file}: its online store reads releases already; a mirror is for standard stores")
-    return store
+    return settings
+
+
+def plan(configuration: Configuration, release: Release, target: Path) -> list[MirroredView]:
+    """What `mirror` would write and set to null. The store is not asked, and nothing is written."""
+    known = folder_of(configuration.state, _settings_of(target).project, target)
+    tables = [release.tables[view] for view in PUBLISHED]
+    gone = [_gone(known / f"{table.table.name}.parquet", table) for table in tables]
+    return [
+        MirroredView(table.table.name, table.row_count, 0, 0, len(left))
+        for table, left in zip(tables, gone, strict=True)
+    ]
 
 
 def mirror(
@@ -68,7 +85,8 @@ def mirror(
     store, definitions = open_target(target), define(configuration)
     views = [definitions.views[name] for name in PUBLISHED]
     store.apply([*definitions.entities.values(), *views, *_services(definitions)])
-    known = configuration.state / "mirrors" / sha256_of_json([store.project, str(target.resolve())])[:12]
+    known = folder_of(configuration.state, store.project, target)
+    remember_target(known, target)
     return [
         _Writer(store, store.get_feature_view(view.name), release, at, batch_rows).run(known / f"{view.name}.parquet")
         for view in views
@@ -93,7 +111,7 @@ class _Writer:
     batch_rows: int
 
     def run(self, known: Path) -> MirroredView:
-        gone = self._gone(known)
+        gone = _gone(known, self.table)
         _write_keys(known, self.table, gone)  # before a row is: a killed mirror wrote none that is not listed
         rows = compared = mismatches = 0
         for written in self._batches():
@@ -114,11 +132,6 @@ class _Writer:
     @property
     def table(self) -> ReleasedTable:
         return self.release.tables[self.view.name]
-
-    def _gone(self, known: Path) -> pa.Array:
-        (key,) = self.table.table.key
-        before = pq.read_table(known).column(key).combine_chunks() if known.is_file() else pa.array([], pa.string())
-        return before.filter(pa.array(self.table.locate([before]) < 0))
 
     def _batches(self) -> Iterator[list[Row]]:
         parts = (
@@ -162,6 +175,13 @@ class _Writer:
             any(_bytes(values[name]) != _bytes((came or {}).get(name)) for name in names)
             for (_, values, _, _), (_, came) in zip(rows, read, strict=True)
         )
+
+
+def _gone(known: Path, table: ReleasedTable) -> pa.Array:
+    """The keys of the mirror before that a table has not."""
+    (key,) = table.table.key
+    before = pq.read_table(known).column(key).combine_chunks() if known.is_file() else pa.array([], pa.string())
+    return before.filter(pa.array(table.locate([before]) < 0))
 
 
 def _plain(column: pa.Array) -> pa.Array:

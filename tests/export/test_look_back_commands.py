@@ -1,4 +1,4 @@
-"""`attractor diff`, `gc`, `mirror`, `releases`, `status` and `rollback` as people and machines call them."""
+"""`attractor diff`, `erase`, `gc`, `mirror`, `releases`, `status` and `rollback` as people and machines call them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from features.configuration import Configuration, load
+from features.releases import POINTER, RELEASES
 from tests.command_line import attractor, told
 from tests.scored_nights import publish_night, tables
 
@@ -80,10 +81,22 @@ def test_gc_before_anything_is_published(configuration: Configuration, capsys: C
     assert "nothing to collect" in capsys.readouterr().err
 
 
-def test_mirror_tells_each_view_and_fails_where_a_row_differs(
-    configuration: Configuration, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release_id = publish_night(configuration, NIGHT)
+def test_a_dry_rollback_reads_the_release_and_moves_nothing(configuration: Configuration, capsys: Captured) -> None:
+    first, second, third = (publish_night(configuration, NIGHT + number * DAY) for number in range(3))
+    before = (configuration.releases / POINTER).read_bytes()
+    found = told(capsys, "rollback", "--dry-run")
+    assert (found["release_id"], found["live"], found["dry_run"]) == (second, False, True)
+    assert found["sentence"] == f"{second} is whole and would be live again instead of {third}"
+    rows = configuration.releases / RELEASES / first / "karma_user_interest" / "rows.arrow"
+    rows.write_bytes(rows.read_bytes()[:-1])
+    assert attractor("rollback", "--to", first, "--dry-run") == 1
+    assert "rows.arrow" in capsys.readouterr().err
+    assert (configuration.releases / POINTER).read_bytes() == before
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """The feature_store.yaml of a team that has a standard store."""
     target = tmp_path / "team" / "feature_store.yaml"
     target.parent.mkdir()
     settings = {
@@ -94,6 +107,45 @@ def test_mirror_tells_each_view_and_fails_where_a_row_differs(
         "entity_key_serialization_version": 3,
     }
     target.write_text(yaml.safe_dump(settings))
+    return target
+
+
+def test_a_dry_mirror_counts_and_touches_neither_store(
+    configuration: Configuration, target: Path, capsys: Captured
+) -> None:
+    publish_night(configuration, NIGHT, tables(users=20))
+    before = sorted(configuration.file.parent.rglob("*"))
+    rows = [
+        (view["rows"], view["emptied"]) for view in told(capsys, "mirror", "--to", str(target), "--dry-run")["views"]
+    ]
+    assert rows == [(20, 0), (12, 0), (20, 0)]
+    assert sorted(configuration.file.parent.rglob("*")) == before
+    told(capsys, "mirror", "--to", str(target))
+    publish_night(configuration, NIGHT + DAY, tables(users=17))
+    assert attractor("mirror", "--to", str(target), "--dry-run") == 0
+    assert "karma_user_interest: 17 rows to write, 3 who left to set to null" in capsys.readouterr().out
+
+
+def test_erasing_names_the_mirror_that_has_the_user_until_it_is_mirrored_again(
+    configuration: Configuration, target: Path, capsys: Captured
+) -> None:
+    publish_night(configuration, NIGHT)
+    told(capsys, "mirror", "--to", str(target))
+    assert told(capsys, "erase", "--user", "user 3", "--dry-run")["mirrors"] == [str(target)]
+    assert attractor("erase", "--user", "user 3") == 1
+    assert capsys.readouterr().err == (
+        f"a mirror has the user: run `attractor mirror --to {target}`, then this again\n"
+    )
+    views = told(capsys, "mirror", "--to", str(target))["views"]
+    assert [(view["rows"], view["emptied"]) for view in views] == [(19, 1), (12, 0), (19, 1)]
+    found = told(capsys, "erase", "--user", "user 3")
+    assert (found["left"], found["mirrors"]) == (0, [])
+
+
+def test_mirror_tells_each_view_and_fails_where_a_row_differs(
+    configuration: Configuration, target: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_id = publish_night(configuration, NIGHT)
     found = told(capsys, "mirror", "--to", str(target))
     assert (found["release_id"], found["mismatches"]) == (release_id, 0)
     assert [view["compared"] for view in found["views"]] == [20, 12, 20]

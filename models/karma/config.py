@@ -17,7 +17,10 @@ class KarmaConfig:
     history_item_tokens: int = 8  # an item inside a history
     item_tokens: int = 20  # an item on its own, and the semantic text to decode
     history_text: Literal["title", "text"] = "title"
-    history: Literal["tokens", "compressed"] = "tokens"  # an event's query and item: their words, or soft tokens
+    # An event's query and item: their words, or soft tokens; auto trains both and keeps the faster compressed one
+    # wherever it does not lose more than `history_tolerance`.
+    history: Literal["tokens", "compressed", "auto"] = "tokens"
+    history_tolerance: float = 0.01  # share of the words' HR@50 in validation
     compressed_tokens: int = 1  # soft tokens that stand for an item, or a query, in a compressed history
     compressed_sequence_tokens: int = 64  # the budget of a compressed history, as sequence_tokens
 
@@ -97,7 +100,7 @@ class KarmaConfig:
         if self.adaptation != "full" and not self.backbone:
             raise ValueError(f"adaptation {self.adaptation!r} is of a pre-trained backbone, and none is named")
         shares = ("lora_dropout", "regulariser_decay", "backbone_learning_share")
-        for name in ("dropout", "id_dropout", "query_dropout", *shares):
+        for name in ("dropout", "id_dropout", "query_dropout", "history_tolerance", *shares):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture"):

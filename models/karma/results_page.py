@@ -8,6 +8,7 @@ from pathlib import Path
 
 from features.files import write_text
 from models.karma.comparison import Run, Runs, common, hit_gain, read_runs, recall, stage_gain
+from models.karma.config import KarmaConfig
 from models.karma.figures import SHOWN, mean_over_heads, write_figures
 from models.karma.verdicts import verdicts
 from models.metrics import Interval
@@ -21,7 +22,7 @@ BASELINES = {"popularity": "popularity", "item_to_item": "item-to-item cosine", 
 ARMS = {arm: name for arm, (name, _) in SHOWN.items() if arm != "pretrained"}
 METRICS = ("HR@10", "HR@50", "HR@200", "NDCG@10", "MRR")
 PAPER_GAIN = 22.5
-LOST_AT_MOST = 0.01  # of HR@50, where the night may have the faster history
+LOST_AT_MOST = KarmaConfig().history_tolerance
 _HEAD = """# KARMA: the claims, measured
 
 Written by `attractor benchmark karma` from the files beside it ([karma/](karma)), one of figures and one of arrays a

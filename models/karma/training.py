@@ -80,9 +80,11 @@ def train_karma(
 
     With `checkpoint`, a directory, a killed run resumes and ends with the weights of one that was not killed.
     Runs with one `pretraining`, the pre-training's checkpoint, start from the same weights: the first one makes it.
-    What is measured is what is exported: low-rank corrections are merged first. Raises ConfigurationError if a backbone
-    cannot be used.
+    What is measured is what is exported: low-rank corrections are merged first. With `history = "auto"` two runs are
+    made, and the metrics say what was kept. Raises ConfigurationError if a backbone cannot be used.
     """
+    if config.history == "auto":
+        return _train_both(training_set, config, seed=seed, checkpoint=checkpoint)
     preparation = prepare(training_set.train, config)
     world = read_world(training_set.train, preparation)
     with torch.random.fork_rng(devices=[]):
@@ -103,6 +105,18 @@ def train_karma(
     network.eval().merge()
     metrics = _metrics(network, preparation, world, training_set, fitted)
     return TrainedKarma(network.cpu(), preparation, metrics)
+
+
+def _train_both(training_set: TrainingSet, config: KarmaConfig, *, seed: int, checkpoint: Path | None) -> TrainedKarma:
+    """Histories of words, and compressed: the faster, compressed ones wherever they lose little in validation."""
+    words, compressed = (
+        train_karma(training_set, replace(config, history=history), seed=seed, checkpoint=checkpoint)
+        for history in ("tokens", "compressed")
+    )
+    hits = [run.metrics["validation"]["model_all_targets"]["HR@50"] for run in (words, compressed)]
+    kept = compressed if hits[1] >= (1.0 - config.history_tolerance) * hits[0] else words
+    chosen = {"kept": kept.preparation.config.history, "HR@50": dict(zip(("tokens", "compressed"), hits, strict=True))}
+    return replace(kept, metrics={**kept.metrics, "history": chosen})
 
 
 def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparation:

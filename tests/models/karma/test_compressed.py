@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from models.karma.config import KarmaConfig, karma_tiny
 from models.karma.losses import text_loss
 from models.karma.network import Karma, causal
 from models.karma.text import BOS, EMPTY, EOS, INT, ITEM, PAD, QUERY, REC, History, Tokens, padded, vocabulary_size
-from models.karma.training import World, karma_loss, prepare, pretrain, read_world
+from models.karma.training import World, karma_loss, prepare, pretrain, read_world, train_karma
 from models.training import step_generator
 from tests.karma_world import histories, training_set
 
@@ -218,3 +219,18 @@ def test_before_the_histories_a_text_is_learned_from_its_own_soft_tokens() -> No
             for told in (soft, soft.roll(1, dims=0))
         )
     assert own < 0.8 * another
+
+
+def test_the_faster_history_is_kept_wherever_it_loses_little(tmp_path: Path) -> None:
+    data, hits = training_set(users=60), {}
+    short = replace(CONFIG, steps=6, pretraining_steps=4, compression_steps=4, validate_every=3)
+    for history in ("tokens", "compressed"):
+        run = train_karma(data, replace(short, history=history), seed=0, checkpoint=tmp_path)
+        hits[history] = run.metrics["validation"]["model_all_targets"]["HR@50"]
+    for tolerance in (0.0, 1.0):
+        config = replace(short, history="auto", history_tolerance=tolerance)
+        chosen = train_karma(data, config, seed=0, checkpoint=tmp_path)
+        kept = "compressed" if hits["compressed"] >= (1.0 - tolerance) * hits["tokens"] else "tokens"
+        assert chosen.metrics["history"] == {"kept": kept, "HR@50": hits}
+        assert chosen.preparation.config.history == kept
+        assert (chosen.network.compressor is not None) == (kept == "compressed")

@@ -38,7 +38,7 @@ from export.ledger import StageResult
 from export.look_back_commands import diff, gc, mirror
 from export.operations_commands import doctor, ledger, plan, runs
 from export.release_commands import verify
-from export.warehouse_template import warehouse_template
+from export.warehouse_template import warehouse_text
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
 
@@ -81,9 +81,7 @@ def init(
             raise click.UsageError(f"--path {path}: no such directory")
         section["path"] = str(folder.resolve())
     section |= {k: v for k, v in {"users": users, "seed": seed}.items() if v is not None}  # type: ignore[misc]
-    text = (
-        warehouse_template(url_variable, state=state) if source == "sql" else configuration_text(section, state=state)
-    )
+    text = warehouse_text(url_variable, state=state) if source == "sql" else configuration_text(section, state=state)
     kept = initialise(target, text)
     configuration = load(target)
     say(

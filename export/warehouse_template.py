@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from features.files import sha256_of_json
+
+MOST_TABLES = 200
+"""Tables that are listed at the end of the file."""
 
 _TEMPLATE = """\
 # Written by `attractor init`. Paths are relative to this file. A setting left out keeps its default.
@@ -68,6 +74,22 @@ test_days = 7
 """
 
 
-def warehouse_template(variable: str, *, state: str | None = None) -> str:
-    """The TOML text, for a URL in the environment variable `variable`; by default the state is named by it."""
-    return _TEMPLATE.format(variable=variable, state=state or f".attractor/sql-{sha256_of_json(variable)[:8]}")
+def warehouse_template(variable: str, *, state: str | None = None, holds: Sequence[str] = ()) -> str:
+    """The TOML text, for a URL in the environment variable `variable`; by default the state is named by it.
+
+    `holds` are lines that say what tables the warehouse has; they follow as comments.
+    """
+    text = _TEMPLATE.format(variable=variable, state=state or f".attractor/sql-{sha256_of_json(variable)[:8]}")
+    found = "".join(f"#   {line}\n" for line in holds)
+    return text + (f"\n# Tables that the warehouse had when this was written:\n{found}" if found else "")
+
+
+def warehouse_text(variable: str, *, state: str | None = None) -> str:
+    """The same, with what the warehouse holds where `variable` is set. Raises SourceLost if it cannot be reached."""
+    holds: Sequence[str] = ()
+    if os.environ.get(variable):
+        from features.sources.sql_catalogue import described_tables
+        from features.sources.sql_connection import warehouse_url
+
+        holds = described_tables(warehouse_url(variable), most=MOST_TABLES)
+    return warehouse_template(variable, state=state, holds=holds)

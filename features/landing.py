@@ -128,6 +128,7 @@ def _land(configuration: Configuration, date: dt.date, source: Source, config: S
                     late[f"{interval.start}_{interval.end}"] = changes
                 files[interval.start, interval.end] = file
         alignment = checked_alignment(_tables(snapshot, _in_order(files)), midnight(date), social, limits, scratch=raw)
+        write_json(raw / _SOURCE, {"identity": source.identity})  # a mapping may be mended until something was landed
         in_place.close()
         record = {"fingerprint": source.fingerprint(), "social_alignment": alignment, "late": late, **_record(checked)}
         write_json(snapshot / RECORD, record)
@@ -247,9 +248,7 @@ def _sole_landing(raw: Path) -> Iterator[None]:
 
 def _same_source(raw: Path, source: Source) -> None:
     record = raw / _SOURCE
-    if not record.is_file():
-        write_json(record, {"identity": source.identity})
-    elif read_json(record)["identity"] != source.identity:
+    if record.is_file() and read_json(record)["identity"] != source.identity:
         raise ConfigurationError(
             f"{raw} holds the raw tables of another source than [source] names; give it a `state` of its own"
         )

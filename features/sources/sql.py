@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import URL, Connection
 
 from features.contracts import EVENTS, RAW
-from features.errors import ContractViolation, SourceLost
+from features.errors import ConfigurationError, ContractViolation, SourceLost
 from features.files import sha256_of_json
 from features.sources.source import BATCH_ROWS, Rows
 from features.sources.sql_connection import transaction, translated
@@ -64,11 +64,16 @@ class SqlSource:
             reader.check_unchanged()
 
     def _queries(self, connection: Connection) -> dict[str, TableQuery]:
-        queries = {}
+        queries, unfit = {}, []
         for name, mapping in self._tables.items():
-            with translated(f"table {mapping.place(RAW[name])}", self._url):
-                inspector = sa.inspect(connection)
-                queries[name] = table_query(inspector, RAW[name], mapping, section=f"source.tables.{name}")
+            try:
+                with translated(f"table {mapping.place(RAW[name])}", self._url):
+                    inspector = sa.inspect(connection)
+                    queries[name] = table_query(inspector, RAW[name], mapping, section=f"source.tables.{name}")
+            except ConfigurationError as error:  # all that is wrong at once: each attempt may take minutes
+                unfit.append(str(error))
+        if unfit:
+            raise ConfigurationError("\n".join(unfit))
         return queries
 
 

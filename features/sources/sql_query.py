@@ -17,6 +17,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from features.contracts import Column, Table
 from features.errors import ConfigurationError
+from features.sources.sql_catalogue import table_names
 from features.sources.sql_mapping import PER_SECOND, ColumnMapping, TableMapping
 from features.windows import DAY, EPOCH, Window
 
@@ -89,7 +90,7 @@ def _reflected(
     try:
         return {column["name"]: column for column in inspector.get_columns(name, schema=schema)}
     except NoSuchTableError:
-        names = [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
+        names = [".".join(filter(None, place)) for place in table_names(inspector)]
         raise ConfigurationError(
             f"[{section}] the warehouse has no table {mapping.place(contract)}; it has {_some(names, name)}"
         ) from None

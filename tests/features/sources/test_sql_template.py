@@ -130,3 +130,44 @@ def shop(file: Path) -> None:
             "CREATE VIEW social_edges AS SELECT user_id, user_id AS friend_id FROM users WHERE false",
         ):
             connection.exec_driver_sql(statement)
+
+
+def test_init_lists_what_the_warehouse_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop(tmp_path / "shop.db")
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/shop.db")
+    file = tmp_path / "attractor.toml"
+    assert attractor("init", "--source", "sql", "--url-variable", "SHOP_URL", "--config", str(file)) == 0
+    _, listed = file.read_text(encoding="utf-8").split("# Tables that the warehouse had when this was written:\n")
+    assert listed.splitlines() == [
+        "#   events: user_id INTEGER, item_id TEXT, event_at TIMESTAMP without a zone",
+        "#   items: item_id TEXT, title TEXT, category TEXT, created_at TIMESTAMP without a zone",
+        "#   social_edges: user_id INTEGER, friend_id INTEGER",
+        "#   users: user_id INTEGER, created_at TIMESTAMP without a zone",
+    ]
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/gone.db")
+    assert attractor("init", "--source", "sql", "--url-variable", "SHOP_URL", "--config", str(file)) == 1
+    assert "gone.db" in capsys.readouterr().err
+
+
+def test_everything_that_does_not_fit_is_said_at_once_and_can_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop(tmp_path / "shop.db")
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/shop.db")
+    file = tmp_path / "attractor.toml"
+    attractor("init", "--source", "sql", "--url-variable", "SHOP_URL", "--config", str(file))
+    fits = file.read_text(encoding="utf-8").replace(
+        '_at = "created_at"', '_at = { column = "created_at", zone = "UTC" }'
+    )
+    fits = fits.replace('"event_at"  ', '{ column = "event_at", zone = "UTC" }')
+    file.write_text(fits.replace('"users"', '"people"').replace('"items"', '"things"'), encoding="utf-8")
+    with pytest.raises(ConfigurationError) as raised:
+        stages.land(load(file), DATE)
+    assert [line.split(";")[0] for line in str(raised.value).splitlines()] == [
+        "[source.tables.users] the warehouse has no table people",
+        "[source.tables.items] the warehouse has no table things",
+    ]
+    file.write_text(fits, encoding="utf-8")  # nothing was landed, so that it is no other source
+    assert stages.land(load(file), DATE).figures["rows"]["events"] == 1

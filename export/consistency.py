@@ -29,7 +29,7 @@ class ConsistencyConfig:
     """How much is compared, and how much may differ."""
 
     sample: int = 200  # rows of each view, from either side
-    max_mismatch_rate: float = 0.0
+    max_mismatch_rate: float = 0.0  # share of compared rows that may differ
 
     def __post_init__(self) -> None:
         if self.sample < 1:

@@ -31,7 +31,7 @@ class DoctorConfig:
     max_registry_mb: float = 64.0  # every reader reads the whole registry anew each minute
     max_materializations: int = 100  # intervals that Feast keeps a view, for ever
     disk_factor: float = 2.0  # a night's bytes stand there twice, as a draft and in place
-    max_clock_skew_seconds: float = 60.0
+    max_clock_skew_seconds: float = 60.0  # by which two machines may differ
     nights: int = 30  # how far back gaps are looked for
     stale_nights: int = 3  # the latest ones, whose inputs are hashed again
 

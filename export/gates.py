@@ -28,24 +28,24 @@ Kind = Literal["table", "vectors", "lists", "model", "inputs"]
 class AuditConfig:
     """What a night must show before it may be served: the thresholds of `GATES`, and how figures are taken."""
 
-    max_repeated_keys: int = 0
-    max_bad_keys: int = 0
+    max_repeated_keys: int = 0  # keys that are there more than once
+    max_bad_keys: int = 0  # keys that are empty or too long
     min_rows_ratio: float = 0.8  # of the most rows that one of the last releases had
     min_coverage: float = 0.99  # of the users or items that should have a row
-    max_coverage: float = 1.0
+    max_coverage: float = 1.0  # above it there are rows of nobody
     min_coverage_ratio: float = 0.99  # of the best coverage that one of the last releases had
     max_input_age_days: float = 3.0  # from the newest event to the night's midnight
     max_part_age_days: float = 3.0  # of a part that stands in for a refused one
-    max_not_finite: int = 0
-    max_zero_vectors: int = 0
-    max_constant_vectors: int = 0
+    max_not_finite: int = 0  # vectors, or lists, with NaN or infinity
+    max_zero_vectors: int = 0  # vectors of nothing but zeros
+    max_constant_vectors: int = 0  # vectors of one number again and again
     norm_tolerance: float = 1e-3  # of unit vectors
     max_norm_drift: float = 1e-3  # of the mean length, as a share of the live release's
     max_mean_cosine: float = 0.95  # of pairs of vectors: above it they all say the same
     min_dimension_std: float = 1e-4  # of the dimension that varies least: below it a dimension is dead
     min_live_cosine: float = 0.5  # mean over users or items, of the vector now and in the live release
     max_dimension_drift: float = 0.5  # standard deviations that a dimension's mean may move
-    max_broken_lists: int = 0
+    max_broken_lists: int = 0  # lists that are uneven, out of order, or name an item twice
     max_unknown_items: float = 0.05  # share of list places; a standing catalogue lacks tonight's new items
     min_users_with_list: float = 0.9  # of all users known
     max_score_shift: float = 0.25  # population stability index: by custom 0.1 is a shift, 0.25 a large one

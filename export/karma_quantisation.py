@@ -28,7 +28,7 @@ LISTED = 100
 class EncodingConfig:
     """How KARMA's graphs compute the night."""
 
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "int8"] = "fp32"  # of the graphs' products; int8 is quicker on processors made for it
     overlap_floor: float = 0.99  # share of top-100 lists that int8 must leave as they are, or the export refuses it
 
     def __post_init__(self) -> None:

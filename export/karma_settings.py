@@ -16,7 +16,7 @@ from models.karma.config import KarmaConfig
 class AlignmentConfig:
     """Whether a new KARMA takes over the standing one's space, and what it may lose by it."""
 
-    align: bool = False
+    align: bool = False  # rotate a new model's vectors into the standing space, where that loses little
     min_cosine: float = 0.95  # mean over held-out items, between the standing vector and the rotated new one
     min_overlap: float = 0.9  # of the held-out items' lists, one side's vectors of either model: the lower of both ways
     held_out: float = 0.25  # share of the items that the rotation is not fitted to

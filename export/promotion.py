@@ -31,7 +31,7 @@ class GateConfig:
 
     require_baseline: bool = False  # refuse a model that popularity beats on the test window, instead of warning
     min_quality_change: float = 0.0  # upper end of the 95 % interval of the change against the champion
-    bootstrap_draws: int = 2000
+    bootstrap_draws: int = 2000  # resamples of the held-out users
     seed: int = 0  # of the bootstrap
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ class FreshnessConfig:
     """How old data may be when they are read, and what to read when they are older."""
 
     max_age: str | None = None  # "36h", "90m", "3d": since the end of the window; left out: not judged
-    fallback: Fallback = "none"
+    fallback: Fallback = "none"  # what is read instead of data that are too old
     clock_skew: str = "5m"  # by which the clocks of two machines may differ
 
     def __post_init__(self) -> None:

@@ -47,8 +47,8 @@ LABELS = pa.schema(
 class SplitConfig:
     """How many of the last days are kept from training, to choose a model and to judge it."""
 
-    validation_days: int = 5
-    test_days: int = 5
+    validation_days: int = 5  # choose the model
+    test_days: int = 5  # judge it: the last days before the date
 
     def __post_init__(self) -> None:
         if self.validation_days < 1 or self.test_days < 1:

@@ -31,14 +31,14 @@ READ_ROWS = 8192
 class FeatureConfig:
     """What the feature tables hold and what building them may cost."""
 
-    history_length: int = 50
+    history_length: int = 50  # events of a user, the last ones
     tags_from_queries: bool = False  # where queries are tags given to items, as on Last.fm
-    tags_per_item: int = 5
+    tags_per_item: int = 5  # the most used ones
     similarity_threshold: float = 0.1  # η of DICER eq. 1
-    similar_top_k: int = 50
-    similarity_max_degree: int = 2000
+    similar_top_k: int = 50  # users, or items, that a list of similar ones holds
+    similarity_max_degree: int = 2000  # what more users (items) share tells nothing: it counts in |R| alone
     memory_limit: str = "4GB"  # beyond it DuckDB spills to a directory beside its output
-    threads: int = 2
+    threads: int = 2  # of DuckDB
 
     def __post_init__(self) -> None:
         for name in ("history_length", "similar_top_k", "similarity_max_degree", "threads"):

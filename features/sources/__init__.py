@@ -24,6 +24,7 @@ Violations = Literal["refuse", "quarantine"]
 class SourceConfig:
     """What to read, and what becomes of rows that break the contract."""
 
+    # An embedded market, public data as distributed, Parquet files or a database
     kind: Literal["synthetic", "lastfm", "ciao", "parquet", "sql"]
     path: str = ""  # directory of lastfm, ciao or parquet, relative to attractor.toml
     on_violation: Violations | None = None  # left out: refuse for parquet and sql, quarantine for the others

@@ -24,10 +24,10 @@ class ColumnMapping:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    column: str = ""
-    sql: str = ""
-    zone: str = ""
-    unit: Unit | None = None
+    column: str = ""  # a column of the table
+    sql: str = ""  # instead: an expression of your own
+    zone: str = ""  # of timestamps that carry none, such as Europe/Vienna
+    unit: Unit | None = None  # of whole numbers that count since 1970
 
     def __post_init__(self) -> None:
         if bool(self.column) == bool(self.sql):
@@ -53,9 +53,10 @@ class TableMapping:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    table: str = ""
-    schema: str = ""
-    where: str = ""
+    table: str = ""  # name in the warehouse; left out: as the raw table is called
+    schema: str = ""  # where it lies; left out: where the database looks by itself
+    where: str = ""  # SQL of your own that the rows keep
+    # By the contract's name: a column, an expression, or "" for one that stays null
     columns: Mapping[str, str | ColumnMapping] = field(default_factory=dict)
 
     def place(self, contract: Table) -> str:

@@ -11,12 +11,12 @@ class KarmaConfig:
     """Everything that a training run and a night depend on, apart from data and seed."""
 
     # Text: budgets in tokens
-    vocabulary: int = 2000
+    vocabulary: int = 2000  # of the built-in model's tokenizer, which is trained on the catalogue
     sequence_tokens: int = 160  # a whole history; older events are dropped first
-    query_tokens: int = 4
+    query_tokens: int = 4  # a query inside a history
     history_item_tokens: int = 8  # an item inside a history
     item_tokens: int = 20  # an item on its own, and the semantic text to decode
-    history_text: Literal["title", "text"] = "title"
+    history_text: Literal["title", "text"] = "title"  # what stands for an item inside a history
     # An event's query and item: their words, or soft tokens; auto trains both and keeps the faster compressed one
     # wherever it does not lose more than `history_tolerance`.
     history: Literal["tokens", "compressed", "auto"] = "tokens"
@@ -29,26 +29,26 @@ class KarmaConfig:
     backbone_revision: str = "main"  # on the hub: a branch, a tag or, to be repeatable, a commit
     adaptation: Literal["full", "lora", "frozen"] = "full"  # what of a pre-trained one learns
     backbone_learning_share: float = 1.0  # of the learning rates, for the language model alone
-    lora_rank: int = 16
+    lora_rank: int = 16  # width of the low-rank corrections
     lora_alpha: int = 32  # corrections are scaled by alpha / rank
-    lora_dropout: float = 0.05
+    lora_dropout: float = 0.05  # of what the corrections read
     lora_modules: str = "all-linear"  # or names of linear layers with commas: q_proj,v_proj
 
     # Network
-    layers: int = 2
-    hidden: int = 96
-    heads: int = 4
-    feedforward: int = 192
+    layers: int = 2  # of the built-in language model, as the three below
+    hidden: int = 96  # width of a token's state
+    heads: int = 4  # of attention
+    feedforward: int = 192  # width between the two products of a layer
     embedding: int = 64  # width of the published vectors
-    dropout: float = 0.1
-    id_embedding: bool = True
+    dropout: float = 0.1  # while it trains
+    id_embedding: bool = True  # whether an item has a vector of its own beside its text
     id_dropout: float = 0.3  # share of items shown without their id, so that cold items work
     id_min_events: int = 3  # rarer items have no id embedding: nothing would train it
 
     # Objectives
-    lambda_generation: float = 0.3
-    lambda_reconstruction: float = 0.3
-    lambda_picture: float = 0.0
+    lambda_generation: float = 0.3  # weight of writing the next item's text from the history
+    lambda_reconstruction: float = 0.3  # weight of writing it from the interest embedding
+    lambda_picture: float = 0.0  # weight of telling its picture from the interest embedding
     regulariser_decay: float = 1.0  # share of every λ that is left at the last step; they fall linearly
     reconstruction_decoder: Literal["shared", "frozen"] = "shared"  # frozen: only P and z can learn
     target_min_users: int = 2  # a rarer target's text may come from the very event: finding it would be copying
@@ -58,26 +58,26 @@ class KarmaConfig:
     # Batches
     batch: int = 32  # sequences; negatives are of the same batch
     accumulation: int = 1  # batches a step; processes of torchrun share them
-    query_dropout: float = 0.3
+    query_dropout: float = 0.3  # share of queries hidden while it trains
     popularity_negatives: int = 64  # drawn by (events + 1)^0.75
     category_negatives: int = 32  # of the category of a target
 
     # Arithmetic
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"  # where it trains
     precision: Literal["float32", "bfloat16"] = "float32"  # of the language model's products while it trains
     gradient_checkpointing: bool = False  # states are computed twice and kept once
 
     # Loops
-    pretraining_steps: int = 300
+    pretraining_steps: int = 300  # of next-token prediction on histories and items, before the objectives
     compression_steps: int = 1200  # of pre-training in addition, until soft tokens can say their text
-    pretraining_batch: int = 64
-    pretraining_learning_rate: float = 3e-3
-    steps: int = 250
-    learning_rate: float = 3e-3
+    pretraining_batch: int = 64  # sequences of a pre-training step
+    pretraining_learning_rate: float = 3e-3  # the highest
+    steps: int = 250  # at most, of the objectives
+    learning_rate: float = 3e-3  # the highest
     final_share: float = 0.1  # of the learning rate, at the last step
-    weight_decay: float = 0.01
-    validate_every: int = 25
-    patience: int = 4
+    weight_decay: float = 0.01  # of AdamW
+    validate_every: int = 25  # steps
+    patience: int = 4  # validations without a gain, after which training ends
     validation_users: int = 600  # looked at while training; the reported metrics use all
     targets_per_user: int = 8  # looked at while training; the headline metrics use the first
 

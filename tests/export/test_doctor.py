@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from packaging.utils import canonicalize_name
 
-from export import doctor_airflow, stages
+from export import doctor_airflow
 from export.doctor import CHECKS, diagnose
 from export.doctor_packages import pin_conflicts
 from export.doctor_pools import missing_pools
@@ -25,78 +25,19 @@ from export.doctor_state import clocks, disk_of_the_next_night, gapped_partition
 from export.ledger import open_ledger
 from export.ledger_owners import Owner
 from features.configuration import load
-from features.contracts import FEATURES, PUBLISHED
-from features.files import read_json, sha256_of_file, write_sealed_json
+from features.contracts import PUBLISHED
+from features.files import read_json, write_sealed_json
 from features.partitions import partition_path
 from features.releases import Pointer
+from tests.clones import BROKEN_CFG, BROKEN_DAG, DAY, GB, HEALTHY_CFG, healthy_clone, with_dag
 from tests.command_line import attractor, told
-from tests.ledger_workers import finished_run, job
+from tests.ledger_workers import job
 from tests.tiny_world import NIGHT, write_world
-
-DAY = dt.timedelta(days=1)
-GB = 2**30
-HEALTHY_CFG = """
-[core]
-executor = LocalExecutor
-[database]
-sql_alchemy_conn = postgresql+psycopg2://db/airflow
-[api]
-host = 127.0.0.1
-"""
-BROKEN_CFG = """
-[core]
-default_timezone = Europe/Berlin
-simple_auth_manager_all_admins = True
-[database]
-sql_alchemy_conn = sqlite:///$AIRFLOW_HOME/airflow.db
-[scheduler]
-catchup_by_default = True
-[api]
-host = 0.0.0.0
-"""
-BROKEN_DAG = """
-from airflow.sdk import dag, task
-from datetime import datetime
-
-@dag(schedule="@daily", start_date=datetime(2026, 1, 1))
-def nights():
-    @task(pool="training")
-    def land(data_interval_start=None):
-        return datetime.now().date().isoformat()
-"""
 
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    """A clone and a state after two nights, as the checks see them."""
-    root = tmp_path_factory.mktemp("clone")
-    shutil.copytree(ROOT / "dags", root / "dags")
-    (root / "features").mkdir()
-    shutil.copy(ROOT / "features" / "feature_store.yaml", root / "features")
-    (root / "airflow.cfg").write_text(HEALTHY_CFG)
-    configuration = load(write_world(root))
-    for date in (NIGHT - DAY, NIGHT):
-        stages.land(configuration, date)
-        stages.build(configuration, date)
-        ledger = open_ledger(configuration)
-        partitions = {view: sha256_of_file(partition_path(configuration, view, date)) for view in FEATURES}
-        finished_run(ledger, "score", date, size=2 * GB, inputs={"partitions": partitions})
-        finished_run(ledger, "stage", date, size=GB)
-        for view in PUBLISHED:
-            served = configuration.published / view / f"date={date}.parquet"
-            served.parent.mkdir(parents=True, exist_ok=True)
-            served.touch()
-    stages.register(configuration)
-    return Setup(
-        configuration=configuration,
-        now=open_ledger(configuration).now(),
-        root=root,
-        environment={"AIRFLOW_HOME": str(root)},
-        installed={"feast": "0.67.0", "torch": "2.13.0+cpu", "apache-airflow": "3.3.2"},
-        requirements=(("pyproject.toml", "torch==2.13.0"), ("constraints.txt", "feast==0.67.0")),
-        listeners=(Listener("airflow", 1, "127.0.0.1", 8080), Listener("feast", 2, "::1", 6566)),
-        free_bytes=100 * GB,
-    )
+    return healthy_clone(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture
@@ -108,15 +49,6 @@ def setup(healthy: Setup, tmp_path: Path) -> Setup:
     environment = {"AIRFLOW_HOME": str(root)}
     now = open_ledger(configuration).now()
     return replace(healthy, root=root, configuration=configuration, environment=environment, now=now)
-
-
-def with_dag(setup: Setup, text: str, *, cfg: str = HEALTHY_CFG) -> Setup:
-    """The only DAG file, and Airflow's settings."""
-    for file in (setup.root / "dags").glob("*.py"):
-        file.unlink()
-    (setup.root / "dags" / "nights.py").write_text(text)
-    (setup.root / "airflow.cfg").write_text(cfg)
-    return setup
 
 
 def found(check: Callable[[Setup], list[Finding]], setup: Setup) -> list[tuple[str, str]]:

@@ -17,97 +17,40 @@ import pytest
 from safetensors.numpy import load_file
 
 from export import artifacts, champions, release
-from export.artifacts import Artifact
 from export.dicer_scoring import USER_BASES, base_rows
 from export.drafts import DRAFTS, drafting
 from export.erased_artifacts import USER_BASE, WEIGHTS
 from export.erased_files import files_naming
-from export.erased_releases import _write_without
-from export.erasure import CHECKPOINTS, UNFINISHED, Erasure, erase, look_for
+from export.erasure import CHECKPOINTS, UNFINISHED, look_for
 from export.explain import load_network
 from export.held_out import HELD_OUT
-from export.staging import write_table
 from features.build import build
 from features.checked_tables import QUARANTINE
 from features.configuration import Configuration
-from features.contracts import Column, Table
-from features.erased_users import SALT_BYTES, read_erased
+from features.erased_users import read_erased
 from features.errors import ArtifactCorrupt, MissingInput
-from features.files import read_json, write_json
+from features.files import read_json
 from features.landing import land, landed
 from features.partitions import read_partition
-from features.release_storage import bucket_of, open_configured
-from features.release_table import BATCH_ROWS, open_table
 from features.releases import AUDIT, RELEASES, STAGING, ReleaseStore, open_releases, read_pointer, verify
 from features.training_sets import LABELS
-from tests.dicer_worlds import ExportedDicer, World, item_ids, night_world, user_ids
-from tests.s3_server import loopback_s3
-from tests.scored_nights import MIDDAY, about, configuration_at, publish_night, tables, write_scored
+from tests.dicer_worlds import ExportedDicer, night_world
+from tests.scored_nights import MIDDAY, configuration_at
 from tests.system_calls import KILL, Call, supervised
+from tests.users_to_forget import (
+    DAY,
+    GONE,
+    INTEREST,
+    LISTS,
+    NIGHT,
+    USERS,
+    forget,
+    stage,
+    stored_artifact,
+    write_source,
+)
 
-NIGHT = dt.date(2026, 1, 21)
-DAY = dt.timedelta(days=1)
-SALT = bytes(range(SALT_BYTES))
-GONE, STAYS = "u0003", "u0004"
-USERS = user_ids(range(20))
-INTEREST, LISTS = "karma_user_interest", "dicer_user_attraction"
-
-
-def write_source(folder: Path, world: World, *, without: str | None = None) -> None:
-    """The four raw tables of a world, with one event of an item that nobody knows for every user."""
-    users = [user for user in user_ids(range(len(world.friends))) if user != without]
-    pairs = [(user, item) for user, taken in zip(user_ids(range(99)), world.histories, strict=False) for item in taken]
-    events = [(user, f"i{item:04d}") for user, item in pairs] + [(user, "unknown") for user in users]
-    edges = [(u, v) for u, heard in zip(user_ids(range(99)), world.friends, strict=False) for v in user_ids(heard)]
-    at = dt.datetime.combine(NIGHT - 3 * DAY, MIDDAY)
-    events = [pair for pair in events if pair[0] != without]
-    edges = [pair for pair in edges if without not in pair]
-    folder.mkdir(exist_ok=True)
-    for name, columns in {
-        "users": {"user_id": users},
-        "items": {"item_id": item_ids(range(world.items)), "title": [f"Title {n}" for n in range(world.items)]},
-        "events": {
-            "user_id": [user for user, _ in events],
-            "item_id": [item for _, item in events],
-            "event_at": pa.array([at] * len(events), pa.timestamp("us", "UTC")),
-            "query": [f"seen by {user}" for user, _ in events],
-        },
-        "social_edges": {"user_id": [one for one, _ in edges], "friend_id": [other for _, other in edges]},
-    }.items():
-        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
-
-
-def stored_artifact(configuration: Configuration, dicer: ExportedDicer) -> Artifact:
-    """The exported network with held-out gains, as a training leaves it."""
-
-    def fill(directory: Path) -> dict[str, Any]:
-        shutil.copytree(dicer.artifact.directory, directory, dirs_exist_ok=True)
-        (directory / artifacts.MANIFEST).unlink()
-        gains = pa.table({"user_id": USERS[:6], "gain": [0.0, 0.5, 1.0, 0.25, 0.0, 0.5]})
-        pq.write_table(gains, directory / HELD_OUT)
-        held_out = {"metric": "NDCG@10", "users": 6, "mean": 0.375}
-        return {**dicer.artifact.manifest["about"], "held_out": held_out}
-
-    return artifacts.save(configuration.artifacts, "dicer", fill)
-
-
-def columns_of(*, seed: int, users: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """A night's tables whose users are called as in the worlds of DICER."""
-    columns = tables(users=20, seed=seed)
-    for view in (INTEREST, LISTS):
-        columns[view]["user_id"] = [f"u{int(user.split()[1]):04d}" for user in columns[view]["user_id"]]
-        kept = [row for row, user in enumerate(columns[view]["user_id"]) if users is None or user in users]
-        columns[view] = {name: [values[row] for row in kept] for name, values in columns[view].items()}
-    return columns
-
-
-def stage(configuration: Configuration, date: dt.date, artifact: str, *, users: list[str] | None = None) -> str:
-    columns = columns_of(seed=date.toordinal(), users=users)
-    note = about(date, columns)
-    note["models"]["dicer"] = artifact
-    scored = write_scored(configuration.scored / str(date), columns)
-    write_json(scored / "scored.json", note)
-    return release.stage(configuration, date, scored, note)
+STAYS = "u0004"
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +91,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, dicer: ExportedDicer) -> Conf
 def world(made: Configuration, tmp_path: Path) -> Configuration:
     shutil.copytree(made.file.parent, tmp_path, dirs_exist_ok=True)
     return configuration_at(tmp_path, **made.sections)
-
-
-def forget(configuration: Configuration, user: str = GONE) -> Erasure:
-    return erase(configuration, user, salt=SALT)
 
 
 def released(configuration: Configuration) -> list[str]:
@@ -370,59 +309,6 @@ def test_a_draft_that_a_stage_is_writing_is_found_and_said(world: Configuration)
         pq.write_table(pa.table({"user_id": [GONE]}), draft / "rows.parquet")
         assert forget(world).left == 1
     assert forget(world).left == 0
-
-
-@pytest.mark.parametrize("place", [0, BATCH_ROWS - 1, BATCH_ROWS, 2 * BATCH_ROWS + 4])
-def test_tables_of_several_batches_are_laid_out_anew(tmp_path: Path, place: int) -> None:
-    table = Table("scores", "", ("user_id",), (Column("user_id", pa.string(), ""), Column("score", pa.int64(), "")))
-    ids, scores = [f"u{n:06d}" for n in range(2 * BATCH_ROWS + 5)], list(range(2 * BATCH_ROWS + 5))
-    pq.write_table(pa.table({"user_id": ids, "score": scores}), tmp_path / "scores.parquet")
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-    write_table(tmp_path / "scores.parquet", table, tmp_path / "old")
-    left = _write_without(open_table(tmp_path / "old", table), ids[place], tmp_path / "new")
-    made = open_table(tmp_path / "new", table)
-    assert left == made.row_count == len(ids) - 1
-    rows = made.locate([pa.array(ids)])
-    assert np.flatnonzero(rows < 0).tolist() == [place]
-    assert made.column("score", rows[rows >= 0]).to_pylist() == scores[:place] + scores[place + 1 :]
-    assert ids[place].encode() not in (tmp_path / "new" / "scores" / "rows.arrow").read_bytes()
-
-
-def test_the_last_user_of_a_release_can_go(tmp_path: Path) -> None:
-    configuration = configuration_at(tmp_path)
-    publish_night(configuration, NIGHT)
-    columns = columns_of(seed=1, users=[GONE])
-    scored = write_scored(configuration.scored / "last", columns)
-    last = release.stage(configuration, NIGHT + DAY, scored, about(NIGHT + DAY, columns))
-    at = dt.datetime.combine(NIGHT + DAY, MIDDAY)
-    release.publish(configuration, last, published_at=at, force_reason="a test's")
-    forget(configuration)
-    live = open_releases(configuration.releases).current()
-    assert live.tables[INTEREST].row_count == 0
-    assert not live.embeddings(INTEREST, "interest_embedding", [GONE, "user 1"])[1].any()
-
-
-def test_a_bucket_and_its_readers_have_the_user_no_more(tmp_path: Path) -> None:
-    with loopback_s3() as s3:
-        host, elsewhere = (
-            configuration_at(tmp_path / name, releases={"url": s3.url}) for name in ("host", "elsewhere")
-        )
-        first, second = (publish_night(host, NIGHT + number * DAY) for number in range(2))
-        shutil.rmtree(host.releases / RELEASES / first)  # the bucket alone has it
-        assert open_configured(host).current().release_id == second  # by a copy beside the store
-        done = erase(host, "user 3", salt=SALT)
-        assert (done.left, set(done.releases)) == (0, {first, second})
-        bucket = bucket_of(host)
-        assert bucket is not None
-        assert sorted(bucket.release_ids()) == sorted(done.releases.values())
-        for configuration in (host, elsewhere):
-            live = open_configured(configuration).current()
-            assert live.release_id == done.releases[second]
-            assert live.embeddings(INTEREST, "interest_embedding", ["user 3", "user 4"])[1].tolist() == [False, True]
-        back = release.rollback(elsewhere, published_at=dt.datetime.combine(NIGHT + DAY, MIDDAY))
-        assert back.release_id == done.releases[first]
-        assert not list(files_naming(tmp_path, "user 3"))
 
 
 def final(configuration: Configuration) -> dict[str, bytes]:

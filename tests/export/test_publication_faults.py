@@ -6,7 +6,6 @@ count them, then once more for each of them with the process killed there, or wi
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
 import multiprocessing
 import os
@@ -19,31 +18,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from export import artifacts, release, retention
-from export.audit import audit
-from export.champions import champion, champion_version, demote
-from export.composition import compose
+from export import release, retention
+from export.champions import champion, champion_version
 from export.drafts import DRAFTS
-from export.held_out import HELD_OUT
-from export.promotion import promote
 from export.verification import verify
 from features.configuration import Configuration
 from features.errors import ArtifactCorrupt, AttractorError, MissingInput
 from features.releases import AUDIT, POINTER, READY, RELEASES, REPORT, STAGING, Release, open_releases
 from tests.command_line import attractor
-from tests.scored_nights import about, configuration_at, publish_night, stage_night, tables, write_scored
+from tests.publication_scenarios import (
+    DAY,
+    NIGHT,
+    NOON,
+    SCENARIOS,
+    SMALL,
+    Action,
+    nights,
+    publishing,
+    stage_refused,
+    staging,
+)
+from tests.scored_nights import configuration_at, stage_night, tables
 from tests.system_calls import KILL, Call, Decision, supervised
 from tests.tiny_world import write_world
 
-NIGHT = dt.date(2026, 3, 10)
-DAY = dt.timedelta(days=1)
-NOON = dt.datetime(2026, 3, 14, 12, tzinfo=dt.UTC)
-SMALL: dict[str, int] = {"users": 6, "items": 4}
-Action = Callable[[], object]
 Tree = Mapping[str, bytes | None]
 
 
@@ -54,124 +54,6 @@ def _few_kept() -> Iterator[None]:
         patch.setattr(release, "KEEP_RELEASES", 4)
         patch.setattr(retention, "KEEP_STAGED", 2)
         yield
-
-
-def columns(date: dt.date) -> dict[str, dict[str, Any]]:
-    return tables(seed=date.toordinal(), **SMALL)
-
-
-def nights(configuration: Configuration, count: int) -> list[str]:
-    return [publish_night(configuration, NIGHT + day * DAY, columns(NIGHT + day * DAY)) for day in range(count)]
-
-
-def staging(configuration: Configuration, date: dt.date, **changed: Any) -> Action:
-    """What stages the night of `date`, its scores written already."""
-    made = columns(date)
-    scored = write_scored(configuration.scored / date.isoformat(), made)
-    note = about(date, made) | changed
-    return lambda: release.stage(configuration, date, scored, note)
-
-
-def publishing(configuration: Configuration, release_id: str, reason: str | None = None) -> Action:
-    return lambda: release.publish(configuration, release_id, published_at=NOON, force_reason=reason)
-
-
-def stage_refused(configuration: Configuration, date: dt.date) -> str:
-    """A night whose lists are out of order: the audit refuses DICER's part alone."""
-    spoilt = columns(date)
-    spoilt["dicer_user_attraction"]["scores"] = [row[::-1] for row in spoilt["dicer_user_attraction"]["scores"]]
-    return stage_night(configuration, date, spoilt)
-
-
-# Scenarios: what stands before, and what is done
-
-
-def staged_again(configuration: Configuration) -> Action:
-    """The same night with other figures: its twin gives way."""
-    nights(configuration, 1)
-    staging(configuration, NIGHT + DAY)()
-    return staging(configuration, NIGHT + DAY, metrics={})
-
-
-def audited(configuration: Configuration) -> Action:
-    nights(configuration, 1)
-    release_id = str(staging(configuration, NIGHT + DAY)())
-    return lambda: audit(configuration, release_id)
-
-
-def composed(configuration: Configuration) -> Action:
-    nights(configuration, 1)
-    refused = stage_refused(configuration, NIGHT + DAY)
-    return lambda: compose(configuration, audit(configuration, refused))
-
-
-def published_first(configuration: Configuration) -> Action:
-    return publishing(configuration, str(staging(configuration, NIGHT)()))
-
-
-def published_by_force_and_retired(configuration: Configuration) -> Action:
-    """A refused night takes the place of its date; a release and a refused night are more than what is kept."""
-    nights(configuration, 4)
-    refused, *_ = [stage_refused(configuration, NIGHT + day * DAY) for day in (3, 5, 6, 7)]
-    return publishing(configuration, refused, "the lists are meant to be so")
-
-
-def collected(configuration: Configuration) -> Action:
-    nights(configuration, 4)
-    return lambda: retention.collect(configuration, keep=3, now=NOON)
-
-
-def rolled_back(configuration: Configuration) -> Action:
-    first, _, _ = nights(configuration, 3)
-    return lambda: release.rollback(configuration, published_at=NOON, to=first)
-
-
-def artifact(configuration: Configuration, gain: float) -> str:
-    graph = {"holds": True, "worst": 1e-6, "tolerance": 1e-4}
-    told = {
-        "parity": {"encoder": graph},
-        "metrics": {part: {"model": {"HR@10": 0.3}, "popularity": {"HR@10": 0.1}} for part in ("validation", "test")},
-        "training_set": "window 1",
-        "split": {"train_end": "2026-02-01", "valid_end": "2026-02-15", "test_end": "2026-03-01"},
-    }
-
-    def fill(directory: Path) -> Mapping[str, Any]:
-        gains = np.random.default_rng(3).random(20) + gain
-        users = [f"user {number}" for number in range(len(gains))]
-        pq.write_table(pa.table({"user_id": users, "gain": gains}), directory / HELD_OUT)
-        return told
-
-    return artifacts.save(configuration.artifacts, "karma", fill).version
-
-
-def promoted(configuration: Configuration) -> Action:
-    promote(configuration, artifact(configuration, 0.0), promoted_at=NOON)
-    challenger = artifact(configuration, 0.5)
-    return lambda: promote(configuration, challenger, promoted_at=NOON)
-
-
-def demoted(configuration: Configuration) -> Action:
-    promoted(configuration)()
-    standing = champion_version(configuration, "karma")
-
-    def once() -> None:  # a demotion goes one back from whatever stands: asked again only where it was not done
-        if champion_version(configuration, "karma") == standing:
-            demote(configuration, "karma", at=NOON, reason="clicks fell")
-
-    return once
-
-
-SCENARIOS = (
-    staged_again,
-    audited,
-    composed,
-    published_first,
-    published_by_force_and_retired,
-    collected,
-    rolled_back,
-    promoted,
-    demoted,
-)
 
 
 # The world that a scenario is tried in

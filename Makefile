@@ -3,12 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit airflow lock clean
+.PHONY: demo test setup lint types unit docs airflow lock clean
 
 demo: $(READY)
 	$(BIN)/attractor demo
 
 test: lint types unit
+
+setup: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -19,6 +21,10 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/python -m pytest
+
+# The pages of docs/reference, from the code.
+docs: $(READY)
+	$(BIN)/python -m export.reference docs/reference
 
 # Set-up happens once, and again when what is declared or locked changes.
 $(READY): pyproject.toml constraints.txt

@@ -35,6 +35,7 @@ from export.erase_commands import erase
 from export.initialisation import configuration_text, initialise
 from export.karma_settings import with_backbone
 from export.ledger import StageResult
+from export.logs import configure, progress
 from export.look_back_commands import diff, gc, mirror
 from export.operations_commands import doctor, ledger, plan, runs
 from export.release_commands import verify
@@ -274,7 +275,7 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
     ]
     say(told, as_json, lines)
     if date is not None and (live is None or live["date"] < date.isoformat()):
-        click.echo(f"stale: expected a night of {date} or later", err=True)
+        progress.error("stale: expected a night of %s or later", date)
         sys.exit(4)
     if answer.freshness.refused:
         sys.exit(4)
@@ -313,7 +314,7 @@ def demo(as_json: bool) -> None:
     file = Path(FILE_NAME)
     if file.is_file() and file.read_text(encoding="utf-8") != text:
         file = Path(DEMO_FILE_NAME)
-        click.echo(f"{FILE_NAME} here is yours and stays; the demo uses {file}", err=True)
+        progress.info("%s here is yours and stays; the demo uses %s", FILE_NAME, file)
     initialise(file, text)
     configuration = load(file)
     nights.run_night(configuration, DEMO_DATE, clock=now, announce=_announce)
@@ -342,11 +343,11 @@ for command in (
 
 def _announce(name: str, result: StageResult | None) -> None:
     if result is None:
-        click.echo(f"{name} …", err=True)
+        progress.info("%s …", name)
     elif result.reused:
-        click.echo(f"{name}: done before on the same inputs, re-used", err=True)
+        progress.info("%s: done before on the same inputs, re-used", name)
     else:
-        click.echo(f"{name}: {result.seconds:.1f} s", err=True)
+        progress.info("%s: %.1f s", name, result.seconds)
 
 
 def _say_result(result: StageResult, as_json: bool) -> None:
@@ -357,20 +358,20 @@ def _say_result(result: StageResult, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: Attractor's own errors become one line and their exit code; anything else is a bug and is shown."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # Libraries talking about themselves: an optional package that nothing here uses, a deprecation that is not ours.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
     try:
+        configure()
         cli()
     except GateFailed as refusal:
-        click.echo(f"refused: {refusal}", err=True)
+        progress.error("refused: %s", refusal)
         sys.exit(3)
     except AttractorError as error:
-        click.echo(f"error: {error}", err=True)
+        progress.error("error: %s", error)
         sys.exit(1)
     except OperationalError as error:  # of the ledger, wherever a stage asks it; what the driver says names no password
-        click.echo(f"error: the database does not answer: {error.orig}", err=True)
+        progress.error("error: the database does not answer: %s", error.orig)
         sys.exit(1)
 
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from export.champions import MODELS
-from features.configuration import FILE_NAME
+from export.logs import LoggingConfig, configure
+from features.configuration import FILE_NAME, load
+from features.errors import ConfigurationError
 from features.windows import parse_date
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -57,6 +59,16 @@ force_option = click.option(
 )
 
 
+def logs_as_configured(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """From here on log lines are as [logging] says; what cannot be read is told by the command that needs it."""
+    try:
+        configuration = load(file)
+    except ConfigurationError:
+        return file
+    configure(configuration.section("logging", LoggingConfig))
+    return file
+
+
 def shared_options(command: Command) -> Command:
     """`--config` and `--json`, which every command takes."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
@@ -65,6 +77,7 @@ def shared_options(command: Command) -> Command:
         "file",
         type=click.Path(path_type=Path, dir_okay=False),
         default=None,
+        callback=logs_as_configured,
         help=f"Configuration file; else $ATTRACTOR_CONFIG, else {FILE_NAME} here, above or in the clone.",
     )(command)
 

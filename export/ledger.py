@@ -6,6 +6,7 @@ a heartbeat. A stage that is done on the same inputs and code is not run again; 
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 import logging
 import math
@@ -22,10 +23,12 @@ from typing import Any
 from sqlalchemy import Engine, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
 from export.ledger_database import Clock, LedgerConfig, connect, database_clock, ledger_url, upgrade
 from export.ledger_models import Figures, StageRun, State
 from export.ledger_owners import Owner, has_ended, this_process
+from export.logs import without_secrets
 from export.memory import peak_memory_mb, reset_peak_memory
 from features.configuration import Configuration
 from features.errors import GateFailed
@@ -93,14 +96,15 @@ class Ledger:
         waited_for = None
         while True:
             run, is_new = self._claimed(job)
-            if is_new and self._do(job, run):
-                return _result(run, reused=False)
-            if not is_new and run.state is State.DONE:
-                log.info("%s %s: re-used, done in run %d", run.stage, run.subject, run.id)
-                return _result(run, reused=True)
-            if not is_new and waited_for != run.id:
-                log.warning("%s %s is run by process %d on %s: waiting", run.stage, run.subject, run.pid, run.host)
-                waited_for = run.id
+            with bound_contextvars(**_labels(run)):
+                if is_new and self._do(job, run):
+                    return _result(run, reused=False)
+                if not is_new and run.state is State.DONE:
+                    log.info("%s %s: re-used, done in run %d", run.stage, run.subject, run.id)
+                    return _result(run, reused=True)
+                if not is_new and waited_for != run.id:
+                    log.warning("%s %s is run by process %d on %s: waiting", run.stage, run.subject, run.pid, run.host)
+                    waited_for = run.id
             time.sleep(_POLL_SECONDS)
 
     def runs(
@@ -217,17 +221,21 @@ class Ledger:
                 "figures": _finite(figures),
             }
         counts = self._end(run, **told)
-        log.info("%s %s: done in %.1f s%s", run.stage, run.subject, seconds, "" if counts else ", but taken over")
+        fields = {name: told[name] for name in ("seconds", "peak_memory_mb", "output_bytes", "artifact")}
+        taken = "" if counts else ", but taken over"
+        log.info("%s %s: done in %.1f s%s", run.stage, run.subject, seconds, taken, extra={"state": "done", **fields})
         return counts
 
     def _record_failure(
         self, run: StageRun, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            refused = list(error.verdicts) if isinstance(error, GateFailed) else []
             state = State.REFUSED if isinstance(error, GateFailed) else State.FAILED
-            told = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
-            log.warning("%s %s: %s: %s", run.stage, run.subject, state.value, told)
-            self._end(run, state=state, error=told)
+            told = without_secrets(f"{type(error).__name__}: {error}")[:_ERROR_LENGTH]
+            fields = {"state": state.value, "refused": refused}
+            log.warning("%s %s: %s: %s", run.stage, run.subject, state.value, told, extra=fields)
+            self._end(run, state=state, error=told, figures={"refused": refused} if refused else None)
 
     def _end(self, run: StageRun, **values: Any) -> bool:
         mine = (StageRun.id == run.id, StageRun.state == State.RUNNING)
@@ -253,7 +261,8 @@ class Ledger:
                 except OperationalError as error:
                     log.warning("%s %s: no heartbeat: %s", run.stage, run.subject, error)
 
-        thread = threading.Thread(target=beat, name=f"heartbeat of run {run.id}", daemon=True)
+        labelled = contextvars.copy_context()  # what the run's log lines carry
+        thread = threading.Thread(target=labelled.run, args=(beat,), name=f"heartbeat of run {run.id}", daemon=True)
         thread.start()
         try:
             yield
@@ -292,6 +301,13 @@ def _why_again(last: StageRun | None, job: Job) -> str | None:
 
 def _canonical(value: Any) -> str:
     return sha256_of_json(value)
+
+
+def _labels(run: StageRun) -> dict[str, Any]:
+    """What every log line of a run carries."""
+    window = run.window
+    instants = {"window_start": window.start.isoformat(), "window_end": window.end.isoformat()} if window else {}
+    return {"run": run.id, "stage": run.stage, "subject": run.subject, "attempt": run.attempt, **instants}
 
 
 def _owner(run: StageRun) -> Owner:

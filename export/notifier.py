@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-import re
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from export.logs import without_secrets
 from features.configuration import Configuration
 from features.errors import ConfigurationError, GateFailed
 
 log = logging.getLogger(__name__)
-
-_PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s/]*@")
 
 
 @dataclass(frozen=True)
@@ -84,4 +82,4 @@ def failure(subject: str, run: str, error: BaseException | str | None, *, log_ur
     else:
         named = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error
         sentences = (named or "no reason is known: the process ended without one",)
-    return Alert(subject, run, tuple(_PASSWORD.sub(r"\1:***@", sentence) for sentence in sentences), log_url)
+    return Alert(subject, run, tuple(map(without_secrets, sentences)), log_url)

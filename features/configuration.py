@@ -35,9 +35,14 @@ SECTIONS = (
     "freshness",
     "releases",
     "ledger",
+    "registry",
     "doctor",
     "consistency",
     "alerts",
+    "logging",
+    "metrics",
+    "lineage",
+    "tracking",
 )
 
 
@@ -129,7 +134,7 @@ class Configuration:
 
     @property
     def registry(self) -> Path:
-        """Feast's registry file."""
+        """Feast's registry file, where [registry] names no database."""
         return self.state / "registry.db"
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from features.contracts import RAW
 from features.errors import ConfigurationError
@@ -18,21 +19,25 @@ from features.sources.sql_mapping import TableMapping
 __all__ = ["Reader", "Rows", "Source", "SourceConfig", "open_source", "provide_url"]
 
 Violations = Literal["refuse", "quarantine"]
+OWN = ("parquet", "sql", "custom")
+"""Kinds that read one's own data, which may be mended at their source."""
 
 
 @dataclass(frozen=True)
 class SourceConfig:
     """What to read, and what becomes of rows that break the contract."""
 
-    # An embedded market, public data as distributed, Parquet files or a database
-    kind: Literal["synthetic", "lastfm", "ciao", "parquet", "sql"]
+    # An embedded market, public data as distributed, Parquet files, a database, or a source of your own
+    kind: Literal["synthetic", "lastfm", "ciao", "parquet", "sql", "custom"]
     path: str = ""  # directory of lastfm, ciao or parquet, relative to attractor.toml
-    on_violation: Violations | None = None  # left out: refuse for parquet and sql, quarantine for the others
-    lateness: str = ""  # parquet and sql: how long after its own time an event may still arrive, such as 3d or 36h
+    on_violation: Violations | None = None  # left out: quarantine where the data are nobody's own, else refuse
+    lateness: str = ""  # parquet, sql, custom: how long after its own time an event may still arrive: 3d, 36h
     url_variable: str = ""  # sql: the environment variable that holds the warehouse's URL
     connection: str = ""  # sql, instead: the Airflow connection that does
     isolation: str = ""  # sql: the level to read at; left out, a snapshot where that is known how (PostgreSQL, SQLite)
     tables: Mapping[str, TableMapping] = field(default_factory=dict)  # sql: where each raw table lies
+    factory: str = ""  # custom: package.module:callable that gives a Source, called with attractor.toml's directory
+    options: Mapping[str, Any] = field(default_factory=dict)  # custom: and with these, by name
     users: int = 1500  # synthetic: size of the market
     items: int | None = None  # synthetic; left out: 23·√users
     days: int = 60  # synthetic: days of events
@@ -40,18 +45,20 @@ class SourceConfig:
     seed: int = 7  # synthetic: everything random follows from it
 
     def __post_init__(self) -> None:
-        if (self.kind in ("synthetic", "sql")) == bool(self.path):
+        if (self.kind in ("synthetic", "sql", "custom")) == bool(self.path):
             raise ValueError(
                 f"`path` goes with lastfm, ciao and parquet, which need it; got kind {self.kind!r}, {self.path!r}"
             )
         if (self.kind == "sql") != bool(self.variable) or (self.url_variable and self.connection):
             raise ValueError("expected either `url_variable` or `connection` for kind sql, and for no other")
+        if (self.kind == "custom") != bool(self.factory) or (self.options and not self.factory):
+            raise ValueError(f"`factory` and `options` go with kind custom, got {self.kind!r}, {self.factory!r}")
         if self.tables and self.kind != "sql":
             raise ValueError(f"`tables` goes with kind sql, got kind {self.kind!r}")
         if unknown := set(self.tables) - set(RAW):
             raise ValueError(f"expected tables {', '.join(RAW)}, got {', '.join(sorted(unknown))}")
-        if self.late_by and self.kind not in ("parquet", "sql"):
-            raise ValueError(f"`lateness` goes with parquet and sql, got kind {self.kind!r}")
+        if self.late_by and self.kind not in OWN:
+            raise ValueError(f"`lateness` goes with {', '.join(OWN)}, got kind {self.kind!r}")
         for name, least, value in (("users", 2, self.users), ("items", 1, self.items), ("days", 1, self.days)):
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
@@ -61,7 +68,7 @@ class SourceConfig:
     @property
     def violations(self) -> Violations:
         """Whether a row that breaks the contract stops the landing or is set aside."""
-        return self.on_violation or ("refuse" if self.kind in ("parquet", "sql") else "quarantine")
+        return self.on_violation or ("refuse" if self.kind in OWN else "quarantine")
 
     @property
     def late_by(self) -> dt.timedelta:
@@ -100,6 +107,8 @@ def open_source(config: SourceConfig, base: Path) -> Source:
         from features.sources.sql_connection import warehouse_url
 
         return SqlSource(warehouse_url(config.variable), config.tables, isolation=config.isolation)
+    if config.kind == "custom":
+        return _custom(config, base)
     directory = (base / config.path).resolve()
     if not directory.is_dir():
         raise ConfigurationError(f"[source] path: directory {directory} does not exist")
@@ -114,3 +123,14 @@ def open_source(config: SourceConfig, base: Path) -> Source:
     from features.sources.parquet import ParquetSource
 
     return ParquetSource(directory)
+
+
+def _custom(config: SourceConfig, base: Path) -> Source:
+    where = f"[source] factory = {config.factory!r}"
+    try:
+        source = pkgutil.resolve_name(config.factory)(base, **config.options)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    if not isinstance(source, Source):
+        raise ConfigurationError(f"{where}: expected a Source as in features/sources/source.py, got {source!r}")
+    return source

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ class Rows:
     first_row: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the raw tables of `contracts.RAW` come from."""
 

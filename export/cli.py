@@ -37,6 +37,8 @@ from export.karma_settings import with_backbone
 from export.ledger import StageResult
 from export.logs import configure, progress
 from export.look_back_commands import diff, gc, mirror
+from export.metrics import write_metrics
+from export.metrics_commands import metrics
 from export.operations_commands import doctor, ledger, plan, runs
 from export.release_commands import verify
 from export.warehouse_template import warehouse_text
@@ -230,7 +232,9 @@ def rollback(file: Path | None, as_json: bool, to: str | None, dry_run: bool) ->
     """Serve an earlier release again; one pointer swap, nothing is recomputed."""
     from export import release
 
-    publication = asdict(release.rollback(load(file), published_at=now(), to=to, dry_run=dry_run))
+    configuration = load(file)
+    publication = asdict(release.rollback(configuration, published_at=now(), to=to, dry_run=dry_run))
+    write_metrics(configuration)
     say(publication | {"dry_run": dry_run}, as_json, [publication["sentence"]])
 
 
@@ -337,6 +341,7 @@ for command in (
     gc,
     mirror,
     consistency,
+    metrics,
 ):
     cli.add_command(command)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from export import champions, jobs
 from export.ledger import Figures, Job, StageResult, open_ledger
+from export.metrics import write_metrics
 from features.configuration import Configuration
 from features.sources import SourceConfig, provide_url
 
@@ -88,4 +89,10 @@ def publish(
 
 
 def _run(configuration: Configuration, job: Job) -> StageResult:
-    return open_ledger(configuration).run(job)
+    """Do the job, and let those who watch see how it ended."""
+    ledger = open_ledger(configuration)
+    try:
+        result = ledger.run(job)
+    finally:
+        write_metrics(configuration, ledger)
+    return result

@@ -137,9 +137,12 @@ def close_staging() -> list[str]:
 
 def freshness(at: str) -> str:
     """Judge the age of what is served against [freshness] max_age. Raises GateFailed where it is STALE or MISSING."""
+    from export.metrics import write_metrics
     from features.freshness import open_reader
 
-    verdict = open_reader(load()).read(now=dt.datetime.fromisoformat(at)).freshness
+    configuration = load()
+    write_metrics(configuration)  # retention and repairs by hand are no stages
+    verdict = open_reader(configuration).read(now=dt.datetime.fromisoformat(at)).freshness
     if verdict.refused:
         raise GateFailed("what is served", [f"{verdict.state}: {verdict.sentence}"])
     return verdict.sentence

@@ -206,7 +206,7 @@ def data_end(release: Release) -> dt.datetime:
 
     A night that was made before its window ended knows nothing after it was made.
     """
-    ends = [release.as_of, *(release.as_of_view(view) for view in release.tables)]
+    ends = [release.as_of, *(release.as_of_view(view) for view in release.manifest["contracts"])]
     return min([*ends, release.admitted_at] if release.admitted_at else ends)
 
 

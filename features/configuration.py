@@ -41,8 +41,6 @@ SECTIONS = (
     "alerts",
     "logging",
     "metrics",
-    "lineage",
-    "tracking",
 )
 
 

@@ -45,7 +45,7 @@ _FORMATTED = {"message", "asctime"}  # which another handler's formatting leaves
 class LoggingConfig:
     """What is logged, and how."""
 
-    format: Format = "text"
+    format: Format = "text"  # for people, or one JSON object a line
     level: Literal["debug", "info", "warning", "error"] | None = None  # of our lines; left out: text warning, JSON info
 
 

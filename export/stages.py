@@ -12,6 +12,7 @@ from collections.abc import Callable
 from export import champions, jobs
 from export.ledger import Figures, Job, StageResult, open_ledger
 from export.metrics import write_metrics
+from export.tracking import track
 from features.configuration import Configuration
 from features.sources import SourceConfig, provide_url
 
@@ -95,4 +96,5 @@ def _run(configuration: Configuration, job: Job) -> StageResult:
         result = ledger.run(job)
     finally:
         write_metrics(configuration, ledger)
+    track(configuration, ledger, job, result)
     return result

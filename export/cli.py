@@ -22,11 +22,13 @@ from export.command_options import (
     FILE,
     FOLDER,
     NightDate,
+    ReleaseId,
     backbone_option,
     date_option,
     force_option,
     model_option,
     now,
+    release_option,
     say,
     shared_options,
 )
@@ -37,10 +39,9 @@ from export.karma_settings import with_backbone
 from export.ledger import StageResult
 from export.logs import configure, progress
 from export.look_back_commands import diff, gc, mirror
-from export.metrics import write_metrics
 from export.metrics_commands import metrics
 from export.operations_commands import doctor, ledger, plan, runs
-from export.release_commands import verify
+from export.release_commands import rollback, verify
 from export.warehouse_template import warehouse_text
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
@@ -206,7 +207,7 @@ def stage(file: Path | None, as_json: bool, date: dt.date) -> None:
 
 @cli.command()
 @shared_options
-@click.argument("release_id")
+@click.argument("release_id", type=ReleaseId())
 def audit(file: Path | None, as_json: bool, release_id: str) -> None:
     """Judge a staged release; exit code 3 if a gate refuses and no release of the sound part can be composed."""
     figures = stages.audit(load(file), release_id)
@@ -216,26 +217,12 @@ def audit(file: Path | None, as_json: bool, release_id: str) -> None:
 
 @cli.command()
 @shared_options
-@click.argument("release_id")
+@click.argument("release_id", type=ReleaseId())
 @force_option
 def publish(file: Path | None, as_json: bool, release_id: str, force_reason: str | None) -> None:
     """Put an audited release live; an older night than the one served is kept but not served."""
     figures = stages.publish(load(file), release_id, published_at=now(), force_reason=force_reason)
     say(figures, as_json, [f"{key}: {value}" for key, value in figures.items()])
-
-
-@cli.command()
-@shared_options
-@click.option("--to", default=None, help="A release of `attractor releases`; by default the one before the live one.")
-@click.option("--dry-run", is_flag=True, help="Read that release whole and say what would be; what is live stays.")
-def rollback(file: Path | None, as_json: bool, to: str | None, dry_run: bool) -> None:
-    """Serve an earlier release again; one pointer swap, nothing is recomputed."""
-    from export import release
-
-    configuration = load(file)
-    publication = asdict(release.rollback(configuration, published_at=now(), to=to, dry_run=dry_run))
-    write_metrics(configuration)
-    say(publication | {"dry_run": dry_run}, as_json, [publication["sentence"]])
 
 
 @cli.command()
@@ -289,9 +276,7 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
 @shared_options
 @click.option("--user", required=True, help="A user id.")
 @click.option("--item", required=True, help="An item id.")
-@click.option(
-    "--release", "release_id", default=None, help="A release of `attractor releases`; by default the live one."
-)
+@release_option
 @click.option(
     "--date", type=NightDate(), default=None, help="A night that is not published: the champion on its features."
 )
@@ -337,6 +322,7 @@ for command in (
     plan,
     doctor,
     verify,
+    rollback,
     diff,
     gc,
     mirror,

@@ -14,6 +14,7 @@ from export.champions import MODELS
 from export.logs import LoggingConfig, configure
 from features.configuration import FILE_NAME, load
 from features.errors import ConfigurationError
+from features.release_ids import night_of_release
 from features.windows import parse_date
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,6 +34,19 @@ class NightDate(click.ParamType[dt.date]):
             self.fail(str(error), param, ctx)
 
 
+class ReleaseId(click.ParamType[str]):
+    """The id of a release, as `attractor releases` lists them."""
+
+    name = "RELEASE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            night_of_release(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 def reason_given(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """A reason must say something: whoever looks back has nothing else."""
     if value is not None and not value.strip():
@@ -48,6 +62,13 @@ date_option = click.option(
 model_option = click.option("--model", type=click.Choice(MODELS), default=None, help="One model; both if left out.")
 backbone_option = click.option(
     "--backbone", default=None, help="KARMA's language model: a directory or a hub id; else that of [karma]."
+)
+release_option = click.option(
+    "--release",
+    "release_id",
+    type=ReleaseId(),
+    default=None,
+    help="A release of `attractor releases`; by default the live one.",
 )
 force_option = click.option(
     "--force",

@@ -76,6 +76,7 @@ def erase_from_releases(configuration: Configuration, user: str, artifacts: Name
         remote = remote_of(configuration)
         if remote is not None:
             remote.pull()  # what the bucket alone has is erased here, and taken back there
+        served = read_pointer(store)  # before anything is laid out: one that cannot be read stops it here
         make_directory(store / DRAFTS)
         drafts = []
         for folder in (RELEASES, STAGING):
@@ -93,15 +94,15 @@ def erase_from_releases(configuration: Configuration, user: str, artifacts: Name
                 move(draft.directory, target)
             if remote is not None and is_released(store, draft.release_id):
                 remote.upload(draft.release_id)
-        _rename_served(configuration, names, remote)
+        _rename_served(configuration, served, names, remote)
         for draft in drafts:
             discard(store, draft.old)
     return names
 
 
-def _rename_served(configuration: Configuration, names: Names, remote: Remote | None) -> None:
+def _rename_served(configuration: Configuration, before: Pointer | None, names: Names, remote: Remote | None) -> None:
     """Let the pointer and the history of what was served go by the new names; a bucket then has the old no more."""
-    store, before = configuration.releases, read_pointer(configuration.releases)
+    store = configuration.releases
     if before is None:
         return
     pointer = Pointer.of(renamed(before.record(), names))

@@ -10,23 +10,19 @@ from typing import Any
 
 import click
 
+from export.command_options import ReleaseId, release_option, say, shared_options
 from export.command_options import now as clock
-from export.command_options import say, shared_options
 from export.retention import KEEP_LEAST, KEEP_RELEASES
 from features.configuration import load
 from features.errors import MissingInput
 from features.release_storage import open_configured
 from features.releases import read_pointer
 
-release_option = click.option(
-    "--release", "release_id", default=None, help="A release of `attractor releases`; by default the live one."
-)
-
 
 @click.command()
 @shared_options
-@click.argument("before", required=False)
-@click.argument("now", required=False)
+@click.argument("before", type=ReleaseId(), required=False)
+@click.argument("now", type=ReleaseId(), required=False)
 @click.option("--most", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Users and items to name.")
 def diff(file: Path | None, as_json: bool, before: str | None, now: str | None, most: int) -> None:
     """Compare two releases: lists, exposure of items, drift of interests. One id is compared with the live release.

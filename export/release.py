@@ -114,7 +114,7 @@ def rollback(
         pointer = read_pointer(store)
         if pointer is None:
             raise MissingInput(f"no release is published in {remote or store}: nothing to roll back")
-        target = to or pointer.previous
+        target = pointer.previous if to is None else to
         if target is None:
             raise MissingInput(f"no release before {pointer.release_id} is kept in {store}; name one of `releases`")
         if remote is not None:

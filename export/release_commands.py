@@ -1,4 +1,4 @@
-"""The commands of releases on disk: verify."""
+"""The commands of releases on disk: verify, rollback."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from export.command_options import say, shared_options
+from export.command_options import ReleaseId, now, say, shared_options
 from features.configuration import load
 
 
 @click.command()
 @shared_options
-@click.argument("release_id", required=False)
+@click.argument("release_id", type=ReleaseId(), required=False)
 def verify(file: Path | None, as_json: bool, release_id: str | None) -> None:
     """Read every byte of a release, or of all and the pointer; exit code 1, naming the files, if one is damaged."""
     from export import verification
@@ -28,3 +28,20 @@ def verify(file: Path | None, as_json: bool, release_id: str | None) -> None:
     say([asdict(one) for one in found], as_json, lines or ["no release yet; run `attractor night --date YYYY-MM-DD`"])
     if any(one.damaged for one in found):
         sys.exit(1)
+
+
+@click.command()
+@shared_options
+@click.option(
+    "--to",
+    type=ReleaseId(),
+    default=None,
+    help="A release of `attractor releases`; by default the one before the live one.",
+)
+@click.option("--dry-run", is_flag=True, help="Read that release whole and say what would be; what is live stays.")
+def rollback(file: Path | None, as_json: bool, to: str | None, dry_run: bool) -> None:
+    """Serve an earlier release again; one pointer swap, nothing is recomputed."""
+    from export import release
+
+    publication = asdict(release.rollback(load(file), published_at=now(), to=to, dry_run=dry_run))
+    say(publication | {"dry_run": dry_run}, as_json, [publication["sentence"]])

@@ -25,6 +25,7 @@ from features.contracts import KARMA_ITEM_EMBEDDING, KARMA_USER_INTEREST, PUBLIS
 from features.errors import ContractViolation, DiskFailed, MissingInput
 from features.files import disk_errors, fsync_tree, is_temporary, sha256_of_file, write_json
 from features.key_index import key_hashes, write_index
+from features.release_ids import RELEASE_ID
 from features.release_table import BATCH_ROWS, INDEX_FOLDER, ROWS_FILE, embedding_columns, stored_schema
 from features.releases import MANIFEST, POPULAR, READY, RELEASES, STAGING, contract_of, release_id_of
 from features.windows import night_window
@@ -99,7 +100,7 @@ def standing(folder: Path, mark: str) -> list[str]:
 def directory_of(store: Path, release_id: str) -> Path:
     """Where a release stands, staged or released. Raises MissingInput if nowhere."""
     for folder in (RELEASES, STAGING):
-        if (store / folder / release_id / MANIFEST).is_file():
+        if RELEASE_ID.fullmatch(release_id) and (store / folder / release_id / MANIFEST).is_file():
             return store / folder / release_id
     raise MissingInput(f"no release {release_id} in {store}, staged or released; run `attractor stage`")
 

@@ -21,7 +21,8 @@ from fsspec import AbstractFileSystem
 
 from features.errors import ArtifactCorrupt, AttractorError, BucketUnreachable, ConfigurationError, MissingInput
 from features.files import read_sealed_json, sha256_of_file, write_sealed_json
-from features.releases import AUDIT, MANIFEST, POINTER, READY, RELEASE_ID, RELEASES, REPORT, Pointer, read_object
+from features.release_ids import RELEASE_ID
+from features.releases import AUDIT, MANIFEST, POINTER, READY, RELEASES, REPORT, Pointer, read_object
 from features.stored_files import recorded_files
 
 RETIRING = "retiring"

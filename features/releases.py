@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from features.contracts import PUBLISHED, Table
 from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json, read_sealed_json, sha256_of_file, sha256_of_json
+from features.release_ids import night_of_release
 from features.release_table import ReleasedTable, check_comparable, open_table, stored_names, table_of_contract
 from features.stored_files import stored_files
 from features.windows import midnight, parse_date
@@ -40,7 +40,6 @@ from features.windows import midnight, parse_date
 POINTER, MANIFEST, READY, AUDIT, REPORT = "current.json", "manifest.json", "READY", "audit.json", "report.html"
 RELEASES, STAGING = "releases", "staging"
 POPULAR = "popularity/items.json"
-RELEASE_ID = re.compile(r"\d{4}-\d{2}-\d{2}-[0-9a-f]{12}")
 IDENTITY = ("date", "contracts", "files", "models", "space_id")
 """What a release is addressed by; the manifest's other entries describe it."""
 
@@ -62,8 +61,7 @@ class Pointer:
         """From the JSON of `current.json`. Raises KeyError, TypeError or ValueError for one that is not a pointer."""
         withdrawn, previous = tuple(record["withdrawn"]), record["previous"]
         for name in (record["release_id"], *withdrawn, *([] if previous is None else [previous])):
-            if not RELEASE_ID.fullmatch(name):
-                raise ValueError(f"expected release ids, got {name!r}")
+            night_of_release(name)
         published_at = dt.datetime.fromisoformat(record["published_at"])
         if published_at.utcoffset() is None:
             raise ValueError(f"expected an instant with a time zone, got {record['published_at']!r}")
@@ -235,8 +233,10 @@ class ReleaseStore:
 
     def open(self, release_id: str) -> Release:
         """A release by name, live or not. Raises MissingInput if it is not there, ArtifactCorrupt if it is broken."""
-        if not RELEASE_ID.fullmatch(release_id):
-            raise MissingInput(f"expected a release id such as 2026-03-01-0123456789ab, got {release_id!r}")
+        try:
+            night_of_release(release_id)
+        except ValueError as error:
+            raise MissingInput(str(error)) from error
         directory = self.root / RELEASES / release_id
         if self.origin is not None and not (directory / READY).is_file():
             self.origin.fetch(release_id)

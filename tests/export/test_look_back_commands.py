@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from export import release
 from features.configuration import Configuration, load
+from features.errors import MissingInput
 from features.releases import POINTER, RELEASES
 from tests.command_line import attractor, told
 from tests.scored_nights import publish_night, tables
@@ -79,6 +81,25 @@ def test_gc_keeps_the_live_one_and_the_one_before_however_old(configuration: Con
 def test_gc_before_anything_is_published(configuration: Configuration, capsys: Captured) -> None:
     assert attractor("gc") == 1
     assert "nothing to collect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nonsense", "../2026-03-10-0123456789ab", "2026-99-10-0123456789ab", "٢٠٢٦-03-10-0123456789ab"]
+)
+def test_what_is_no_release_id_is_a_wrong_usage_wherever_one_is_asked_for(
+    configuration: Configuration, capsys: Captured, name: str
+) -> None:
+    first, second = (publish_night(configuration, NIGHT + number * DAY) for number in range(2))
+    for command in (
+        *(("audit", name), ("publish", name), ("verify", name), ("diff", name), ("diff", first, name)),
+        *(("rollback", "--to", name), ("mirror", "--to", "x", "--release", name)),
+        ("explain", "--user", "u", "--item", "i", "--release", name),
+    ):
+        assert attractor(*command) == 2, command
+        assert f"expected a release id such as 2026-03-01-0123456789ab, got {name!r}" in capsys.readouterr().err
+    with pytest.raises(MissingInput):
+        release.rollback(configuration, published_at=dt.datetime(2026, 3, 12, tzinfo=dt.UTC), to=name)
+    assert told(capsys, "status")["live"]["release_id"] == second
 
 
 def test_a_dry_rollback_reads_the_release_and_moves_nothing(configuration: Configuration, capsys: Captured) -> None:

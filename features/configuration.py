@@ -41,6 +41,7 @@ SECTIONS = (
     "alerts",
     "logging",
     "metrics",
+    "lineage",
     "tracking",
 )
 

@@ -22,6 +22,7 @@ from feast.repo_contents import RepoContents
 from features.configuration import Configuration, load
 from features.definitions import INSTANT, define
 from features.files import replacing_file
+from features.lineage import lineage_settings
 from features.release_storage import releases_config
 
 SETTINGS = Path(__file__).parent / "feature_store.yaml"
@@ -51,6 +52,7 @@ def open_store(configuration: Configuration) -> FeatureStore:
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     settings["registry"]["path"] = str(configuration.registry)
     settings["online_store"] |= online_store_settings(configuration)
+    settings |= lineage_settings(configuration)
     return FeatureStore(config=RepoConfig(repo_path=SETTINGS.parent, **settings))
 
 

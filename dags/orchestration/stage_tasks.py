@@ -13,6 +13,7 @@ from airflow.sdk import Connection, XComArg, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from dags.orchestration.defaults import APART
+from dags.orchestration.lineage import tables_of
 from export import tasks
 from features.configuration import load
 
@@ -53,7 +54,14 @@ def stage(name: str, **options: Any) -> Any:
         if APART
         else task(**told)(perform)
     )
-    return lambda **arguments: decorated(name, arguments)
+
+    def made(**arguments: Any) -> XComArg:
+        answer = decorated(name, arguments)
+        operator = answer.operator
+        operator.get_openlineage_facets_on_start = tables_of(name, operator.task_id)
+        return answer
+
+    return made
 
 
 def provide_warehouse(context: Any) -> None:

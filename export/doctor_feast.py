@@ -7,6 +7,7 @@ import datetime as dt
 import yaml
 
 from export.doctor_setup import Finding, Setup
+from features.registry import registry_name
 
 _MB = 2**20
 
@@ -17,7 +18,7 @@ def ttl_against_refresh(setup: Setup) -> list[Finding]:
 
     ours = registered.declared(setup.configuration)
     refresh = dt.timedelta(days=setup.config.refresh_days)
-    where = f"registry {setup.configuration.registry}, view "
+    where = f"registry {registry_name(setup.configuration)}, view "
     findings = []
     for view in registered.registered(setup.configuration).values():
         if view.name not in ours:
@@ -67,7 +68,7 @@ def registry_growth(setup: Setup) -> list[Finding]:
             why = "Feast keeps an interval for each materialisation, for ever, in what every reader loads"
             fix = f"`feast -c features feature-views delete {view.name}`, then `attractor register`; read from releases"
             told = f"{view.materializations} materialisation intervals of {view.name}"
-            findings.append(Finding("warning", told, str(file), why, fix))
+            findings.append(Finding("warning", told, registry_name(setup.configuration), why, fix))
     return findings
 
 
@@ -89,7 +90,7 @@ def schema_drift(setup: Setup) -> list[Finding]:
                 for feature in sorted(ours.keys() | theirs.keys())
                 if ours.get(feature) != theirs.get(feature)
             ]
-        where = f"registry {setup.configuration.registry}, view {name}"
+        where = f"registry {registry_name(setup.configuration)}, view {name}"
         findings += [Finding("error", drift, where, _DRIFT, "`attractor register`") for drift in told]
     return findings
 

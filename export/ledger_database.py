@@ -21,11 +21,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, text
 
 from export.ledger_models import VERSION_TABLE
 from features.configuration import Configuration
+from features.database_url import url_in
 from features.errors import ConfigurationError
 from features.locks import exclusive
 
@@ -56,14 +56,7 @@ def ledger_url(configuration: Configuration, *, environment: Mapping[str, str] =
     variable = configuration.section("ledger", LedgerConfig).url_variable
     if variable is None:
         return URL.create("sqlite", database=str(configuration.ledger))
-    if not environment.get(variable):
-        raise ConfigurationError(f"{configuration.file}: [ledger] url_variable names {variable}, which is not set")
-    try:
-        url = make_url(environment[variable])
-    except ArgumentError as error:  # its message shows the URL, and with it the password
-        raise ConfigurationError(f"{variable}: expected a database URL such as postgresql://host/name") from error
-    # The driver that is installed with Attractor; SQLAlchemy's own default is another.
-    return url.set(drivername="postgresql+psycopg") if url.drivername in {"postgresql", "postgres"} else url
+    return url_in(variable, f"{configuration.file}: [ledger]", environment=environment)
 
 
 def connect(url: URL) -> Engine:

@@ -10,6 +10,7 @@ from feast import FeatureView
 
 from features.configuration import Configuration
 from features.definitions import PROJECT, define
+from features.registry import registry_url
 from features.store import open_store
 
 
@@ -30,7 +31,7 @@ def declared(configuration: Configuration) -> dict[str, View]:
 
 def registered(configuration: Configuration) -> dict[str, View]:
     """The views that the registry holds, by name; none where nothing was registered yet."""
-    if not configuration.registry.is_file():
+    if registry_url(configuration) is None and not configuration.registry.is_file():
         return {}
     found = open_store(configuration).registry.list_feature_views(PROJECT)
     return {view.name: _view(view) for view in found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from feast.repo_config import RegistryConfig
 from feast.repo_contents import RepoContents
 
 from features.configuration import Configuration, load
-from features.definitions import INSTANT, define
+from features.definitions import INSTANT, Definitions, define
+from features.errors import ConfigurationError
 from features.files import replacing_file
 from features.lineage import lineage_settings
+from features.locks import exclusive
+from features.registry import registry_config, registry_name, registry_url
 from features.release_storage import releases_config
 
 SETTINGS = Path(__file__).parent / "feature_store.yaml"
+SQL_SETTINGS = SETTINGS.with_name("feature_store_sql.yaml")
 
 
 class ConfiguredRegistryStore(FileRegistryStore):  # type: ignore[misc]
@@ -34,7 +39,7 @@ class ConfiguredRegistryStore(FileRegistryStore):  # type: ignore[misc]
     _filepath: Path
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:
-        path = registry_config.path or str(load().registry)
+        path = registry_config.path or _configured_file()
         super().__init__(registry_config.model_copy(update={"path": path}), repo_path)
 
     def _write_registry(self, registry_proto: RegistryProto) -> None:
@@ -48,12 +53,26 @@ class ConfiguredRegistryStore(FileRegistryStore):  # type: ignore[misc]
 
 
 def open_store(configuration: Configuration) -> FeatureStore:
-    """The feature store of `configuration`, whatever the environment says."""
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    settings["registry"]["path"] = str(configuration.registry)
+    """The feature store of `configuration`, whatever the environment says, but for the URL that [registry] names."""
+    url = registry_url(configuration)
+    settings = yaml.safe_load((SQL_SETTINGS if url else SETTINGS).read_text(encoding="utf-8"))
+    settings["registry"]["path"] = url.render_as_string(hide_password=False) if url else str(configuration.registry)
     settings["online_store"] |= online_store_settings(configuration)
     settings |= lineage_settings(configuration)
-    return FeatureStore(config=RepoConfig(repo_path=SETTINGS.parent, **settings))
+    store = FeatureStore(config=RepoConfig(repo_path=SETTINGS.parent, **settings))
+    if url:  # Feast never closes the connections of its pool
+        weakref.finalize(store.registry, store.registry.write_engine.dispose)
+    return store
+
+
+def _configured_file() -> str:
+    configuration = load()
+    if registry_config(configuration).url_variable:
+        raise ConfigurationError(
+            f"{configuration.file}: [registry] keeps the registry in {registry_name(configuration)}, not in a file: "
+            f"say `feast -c features -f {SQL_SETTINGS} …`, or FeatureStore(fs_yaml_file=…) in Python"
+        )
+    return str(configuration.registry)
 
 
 def online_store_settings(configuration: Configuration) -> dict[str, Any]:
@@ -65,8 +84,16 @@ def online_store_settings(configuration: Configuration) -> dict[str, Any]:
 
 
 def register(configuration: Configuration) -> dict[str, Any]:
-    """What `feast apply` does, from Python; writes nothing when nothing changed. Names of what is registered."""
-    store, definitions = open_store(configuration), define(configuration)
+    """What `feast apply` does, from Python; writes nothing when nothing changed. Names of what is registered.
+
+    One process of this machine at a time: two that apply at once can lose the changes of one in a file, and fail on
+    each other's rows in a database.
+    """
+    with exclusive(configuration.state / "registry.lock"):
+        return _register(open_store(configuration), define(configuration))
+
+
+def _register(store: FeatureStore, definitions: Definitions) -> dict[str, Any]:
     entities, views, services = (
         list(named.values()) for named in (definitions.entities, definitions.views, definitions.services)
     )

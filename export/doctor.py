@@ -20,7 +20,7 @@ from export.doctor_airflow import (
     zero_length_intervals,
 )
 from export.doctor_feast import missing_batch_size, registry_growth, schema_drift, ttl_against_refresh
-from export.doctor_packages import pin_conflicts
+from export.doctor_packages import missing_extras, pin_conflicts
 from export.doctor_pools import missing_pools
 from export.doctor_setup import Finding, Setup
 from export.doctor_state import clocks, disk_of_the_next_night, gapped_partitions, killed_runs, stale_partitions
@@ -45,6 +45,7 @@ CHECKS: tuple[Check, ...] = (
     sqlite_in_production,
     public_addresses,
     pin_conflicts,
+    missing_extras,
 )
 
 

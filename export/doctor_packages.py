@@ -6,6 +6,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from export.doctor_setup import Finding, Setup
+from export.tracking import TrackingConfig
+from features.lineage import LineageConfig
 
 _LOCK = "constraints.txt"
 
@@ -30,3 +32,23 @@ def pin_conflicts(setup: Setup) -> list[Finding]:
             )
         )
     return findings
+
+
+def missing_extras(setup: Setup) -> list[Finding]:
+    """Extras that a section of attractor.toml needs and that are not installed."""
+    configuration = setup.configuration
+    asked = {
+        "tracking": (configuration.section("tracking", TrackingConfig).is_on, ("mlflow-skinny", "mlflow")),
+        "lineage": (configuration.section("lineage", LineageConfig).feast, ("openlineage-python",)),
+    }
+    return [
+        Finding(
+            "error",
+            f"[{extra}] is configured, and {packages[0]} is not installed",
+            str(configuration.file),
+            "nights run all the same, and nobody is told of them",
+            f"pip install -c constraints.txt -e '.[{extra}]', or leave [{extra}] out",
+        )
+        for extra, (is_asked, packages) in asked.items()
+        if is_asked and not any(package in setup.installed for package in packages)
+    ]

@@ -64,7 +64,8 @@ def test_on_a_set_up_broken_on_purpose_every_check_fires_and_says_where_why_and_
     from features.store import open_store
 
     configuration = setup.configuration
-    write_world(setup.root, doctor={"max_registry_mb": 0.001, "max_materializations": 1})
+    settings = {"max_registry_mb": 0.001, "max_materializations": 1}
+    write_world(setup.root, doctor=settings, tracking={"uri": "http://127.0.0.1:5000"}, lineage={"feast": True})
     registry = open_store(configuration).registry
     views = define(configuration).views
     views["user_history"].ttl = dt.timedelta(hours=1)
@@ -100,6 +101,8 @@ def test_on_a_set_up_broken_on_purpose_every_check_fires_and_says_where_why_and_
         "ttl without end is longer than one refresh of 1 day, 0:00:00",
         "2 materialisation intervals of item_audience",
         f"{NIGHT} has no user_history",
+        "[tracking] is configured, and mlflow-skinny is not installed",
+        "[lineage] is configured, and openlineage-python is not installed",
         f"build of {NIGHT} is stale: other inputs: raw",
     ):
         assert expected in whats

@@ -13,6 +13,7 @@ from export.staging import is_released
 from features.configuration import Configuration
 from features.contracts import PROVENANCE, PUBLISHED, TIMESTAMP, Table
 from features.files import remove_temporaries, replacing_file
+from features.further_views import further_views
 from features.releases import MANIFEST, RELEASES, Pointer, Release, open_releases, read_object
 
 _RELEASE_KEY = b"release_id"
@@ -20,7 +21,7 @@ _RELEASE_KEY = b"release_id"
 
 def published_schema(table: Table) -> pa.Schema:
     """Columns of a partition: the contract's, the release's provenance, and `event_timestamp`, the window end."""
-    provenance = [pa.field(column.name, column.type) for column in PROVENANCE[table.name]]
+    provenance = [pa.field(column.name, column.type) for column in PROVENANCE.get(table.name, ())]
     return pa.schema([*table.schema, *provenance, pa.field("event_timestamp", TIMESTAMP, nullable=False)])
 
 
@@ -36,7 +37,8 @@ def complete(configuration: Configuration, pointer: Pointer) -> None:
     the next publication. Of several releases served for one date the last one stands. A standing part's rows are in
     the history of the night that made them.
     """
-    for view in PUBLISHED:
+    views = [*PUBLISHED, *(view.table.name for view in further_views(configuration))]
+    for view in views:
         remove_temporaries(configuration.published / view)
     store = open_releases(configuration.releases)
     served: dict[str, Mapping[str, str]] = {}
@@ -48,10 +50,10 @@ def complete(configuration: Configuration, pointer: Pointer) -> None:
         standing = (read_object(store.root / RELEASES / release_id / MANIFEST).get("standing") or {"views": []})[
             "views"
         ]
-        missing = [view for view in PUBLISHED if view not in standing and not _stands(configuration, view, release_id)]
+        missing = [view for view in views if view not in standing and not _stands(configuration, view, release_id)]
         if missing:  # else it need not be opened, which reads all of it
             release = store.open(release_id)
-            for view in missing:
+            for view in [view for view in missing if view in release.tables]:  # one may be configured since
                 _write(partition(configuration, view, release.date), release, view, published_at=at)
 
 

@@ -13,6 +13,7 @@ from export.ledger import Figures
 from export.popularity import popular_items
 from features.configuration import Configuration
 from features.files import replacing_directory, write_json
+from features.further_views import write_further
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def score_night(
             **score_karma(champions["karma"], configuration, date, out),
             **score_dicer(champions["dicer"], configuration, date, out, top_k=config.top_k),
             **expectations(configuration, date),
+            **write_further(configuration, date, out),
         }
         about = {
             "date": date.isoformat(),

@@ -30,6 +30,7 @@ SECTIONS = (
     "alignment",
     "dicer",
     "score",
+    "further",
     "gates",
     "audit",
     "freshness",

@@ -6,15 +6,27 @@ import datetime as dt
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from docs.examples.ease import Ease, weights
+from export import stages
+from export.release import publish
+from features.build import build
 from features.configuration import Configuration
 from features.contracts import RAW
 from features.errors import ConfigurationError, ContractViolation
+from features.files import write_json
+from features.further_views import further_views, write_further
 from features.landing import land, raw_tables
+from features.partitions import read_partition
 from features.sources.market import Market
 from features.sources.synthetic import write_market
+from features.windows import midnight
+from tests.scored_nights import about, tables, write_scored
 from tests.warehouses import sorted_rows
 
 FIRST, DATE = dt.date(2026, 1, 1), dt.date(2026, 1, 11)
@@ -81,3 +93,76 @@ def test_what_breaks_the_contract_in_ones_own_source_is_refused(json_lines: Conf
 def test_a_source_that_cannot_be_had_is_named(tmp_path: Path, source: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         land(configured(tmp_path, **source), DATE)
+
+
+VIEWS = ["docs.examples.ease:Ease", "docs.examples.user_activity:UserActivity"]
+
+
+@pytest.fixture(scope="module")
+def night(market: Path, tmp_path_factory: pytest.TempPathFactory) -> Configuration:
+    """The market landed and built, with both examples among what a release carries."""
+    directory = tmp_path_factory.mktemp("night")
+    sections = {"source": {"kind": "parquet", "path": str(market)}, "further": {"views": VIEWS}}
+    configuration = Configuration(directory / "attractor.toml", directory / "state", sections)
+    land(configuration, DATE)
+    build(configuration, DATE)
+    return configuration
+
+
+def test_a_third_model_and_a_feature_travel_with_the_night_and_are_read_from_it(night: Configuration) -> None:
+    from features.store import open_store, register
+
+    scored = write_scored(night.scored / str(DATE), columns := tables())
+    active = len(read_partition(night, "user_history", DATE))
+    assert write_further(night, DATE, scored) == {"ease_user_list_rows": active, "user_activity_rows": active}
+    write_json(scored / "scored.json", about(DATE, columns))
+    release_id = stages.stage(night, DATE).figures["release_id"]
+    publish(night, release_id, published_at=midnight(DATE))
+    register(night)
+    store, history = open_store(night), read_partition(night, "user_history", DATE).slice(0, 1).to_pylist()[0]
+    names = ["ease_user_list:ease_item_ids", "user_activity:user_days_since_event", "karma_user_interest:release_id"]
+    rows = [{"user_id": history["user_id"]}, {"user_id": "nobody"}]
+    answer = store.get_online_features(features=names, entity_rows=rows).to_dict()
+    days = (midnight(DATE) - history["event_times"][-1]).days
+    assert answer["user_days_since_event"] == [days, None]
+    assert len(answer["ease_item_ids"][0]) > 0
+    assert not set(answer["ease_item_ids"][0]) & set(history["item_ids"])
+    entities = pd.DataFrame({"user_id": [history["user_id"]], "event_timestamp": [midnight(DATE)]})
+    earlier = store.get_historical_features(entities, names[:2]).to_df()
+    assert earlier["user_days_since_event"].tolist() == [days]  # point in time, for training
+
+
+def test_ease_is_the_ridge_regression_of_each_item_on_the_others() -> None:
+    seen = (np.random.default_rng(0).random((40, 6)) < 0.4).astype(np.float64)
+    solved = weights(seen, 3.0)
+    for item in range(6):
+        others = [other for other in range(6) if other != item]
+        x = seen[:, others]
+        ridge = np.linalg.solve(x.T @ x + 3.0 * np.eye(5), x.T @ seen[:, item])
+        np.testing.assert_allclose(solved[others, item], ridge)
+        assert solved[item, item] == 0
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ("docs.examples.ease:Eas", "Eas"),
+        ("docs.examples.ease:weights", "missing"),
+        ("pathlib:Path", "expected `table` and `rows`"),
+        (VIEWS[0], "another name than ease_user_list"),
+    ],
+)
+def test_a_view_that_cannot_be_published_is_named(tmp_path: Path, view: str, message: str) -> None:
+    sections = {"further": {"views": [VIEWS[0], view]}}
+    with pytest.raises(ConfigurationError, match=rf"\[further\] views: '{view}': .*{message}"):
+        further_views(Configuration(tmp_path / "attractor.toml", tmp_path / "state", sections))
+
+
+def test_a_further_views_row_that_breaks_its_contract_stops_the_night(
+    night: Configuration, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [pa.record_batch({"user_id": ["b", "a"], "ease_item_ids": [["i"], ["i"]], "ease_scores": [[1.0], [1.0]]})]
+    broken = [batch.cast(Ease.table.schema) for batch in rows]
+    monkeypatch.setattr(Ease, "rows", lambda self, configuration, date: broken)
+    with pytest.raises(ContractViolation, match="keys that are unique and rise"):
+        write_further(night, DATE, tmp_path)

@@ -22,6 +22,7 @@ from features.files import read_json, sha256_of_file, sha256_of_json
 from features.further_views import further_code, further_views
 from features.landing import RawTables, is_landed, raw_tables
 from features.partitions import partition_path
+from features.registry import registry_config, registry_name
 from features.source_code import code_hash
 from features.windows import night_window, parse_date
 
@@ -74,7 +75,8 @@ def build(configuration: Configuration, date: dt.date) -> Job:
 
 
 def register(configuration: Configuration) -> Job:
-    """Registering entities, views and services in Feast."""
+    """Registering entities, views and services in Feast: each time anew in a database, which others write to."""
+    config, name = registry_config(configuration), registry_name(configuration)
 
     def work() -> Figures:
         from features.store import register as apply
@@ -85,11 +87,13 @@ def register(configuration: Configuration) -> Job:
         stage="register",
         subject="feast",
         window=None,
-        inputs={"further": further_code(configuration), "state": str(configuration.state)},
+        inputs={"state": str(configuration.state), "registry": name, "owner": config.owner}
+        | {"further": further_code(configuration)},
         code=code_hash("features.store"),
         work=work,
-        artifact=lambda figures: _address(configuration, configuration.registry),
-        outputs=lambda figures: [configuration.registry],
+        artifact=lambda figures: name if config.url_variable else _address(configuration, configuration.registry),
+        outputs=lambda figures: [] if config.url_variable else [configuration.registry],
+        reusable=config.url_variable is None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,9 +53,9 @@ def complete(configuration: Configuration, pointer: Pointer) -> None:
         ]
         missing = [view for view in views if view not in standing and not _stands(configuration, view, release_id)]
         if missing:  # else it need not be opened, which reads all of it
-            release = store.open(release_id)
+            release = replace(store.open(release_id), published_at=at)
             for view in [view for view in missing if view in release.tables]:  # one may be configured since
-                _write(partition(configuration, view, release.date), release, view, published_at=at)
+                _write(partition(configuration, view, release.date), release, view)
 
 
 def _stands(configuration: Configuration, view: str, release_id: str) -> bool:
@@ -62,10 +63,10 @@ def _stands(configuration: Configuration, view: str, release_id: str) -> bool:
     return file.is_file() and (pq.read_metadata(file).metadata or {}).get(_RELEASE_KEY) == release_id.encode()
 
 
-def _write(file: Path, release: Release, view: str, *, published_at: dt.datetime) -> None:
+def _write(file: Path, release: Release, view: str) -> None:
     table = release.tables[view]
     schema = published_schema(table.table).with_metadata({_RELEASE_KEY: release.release_id.encode()})
-    constants = dict(release.provenance) | {"event_timestamp": release.as_of, "published_at": published_at}
+    constants = dict(release.provenance) | {"event_timestamp": release.as_of}
     with replacing_file(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for batch in table:
             columns = [

@@ -140,8 +140,13 @@ def test_history_holds_the_rows_with_their_provenance(configuration: Configurati
     assert rows["user 4"]["item_ids"] == columns["dicer_user_attraction"]["item_ids"][0]
     assert rows["user 4"]["attraction_release_id"] == release_id
     assert rows["user 4"]["event_timestamp"] == dt.datetime(2026, 3, 10, tzinfo=dt.UTC)
-    file = configuration.published / "karma_user_interest" / f"date={NIGHT}.parquet"
-    assert pq.read_table(file, partitioning=None).column("published_at").to_pylist() == [NOON] * 5
+    for view, instant in {
+        "karma_user_interest": "published_at",
+        "karma_item_embedding": "item_published_at",
+        "dicer_user_attraction": "attraction_published_at",
+    }.items():
+        file = configuration.published / view / f"date={NIGHT}.parquet"
+        assert set(pq.read_table(file, partitioning=None).column(instant).to_pylist()) == {NOON}
 
 
 def test_rollback_goes_back_and_stays_back(configuration: Configuration) -> None:

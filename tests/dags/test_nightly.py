@@ -71,6 +71,19 @@ def test_a_night_trains_what_is_missing_publishes_and_is_the_same_night_again(
     assert served(configuration) == release_id
 
 
+def test_a_stale_release_is_told_and_keeps_neither_consistency_nor_retention_from_being_looked_at(
+    dags: dict[str, Any], configuration: Configuration, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_world(configuration.file.parent, freshness={"max_age": "36h"})
+    done = dags["operations"].test(logical_date=midnight(NIGHT))
+    states = {instance.task_id: str(instance.state) for instance in done.get_task_instances()}
+    assert states == {"freshness": "failed", "consistency": "success", "retention": "success"}
+    (alert,) = (record.getMessage() for record in caplog.records if record.name == "export.notifier")
+    assert alert.startswith("operations.freshness failed in ")
+    assert "STALE" in alert
+    assert "max_age is 36h" in alert
+
+
 def test_a_refused_night_fails_its_audit_and_the_task_says_which_gate_with_its_figures(
     dags: dict[str, Any],
     configuration: Configuration,

@@ -1,12 +1,8 @@
-"""What the tasks do around the stages: who is told, what consumers are told, stages in another environment."""
+"""What the tasks do around the stages: who is told, and what consumers are told."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,58 +88,3 @@ def test_the_consumer_of_the_documentation_starts_on_the_release_and_works_on_th
     chosen = consumer.task_dict["newest"].python_callable(triggering_asset_events=events)
     assert chosen == release_id
     assert consumer.task_dict["refresh"].python_callable(chosen) == 20
-
-
-PROGRAM = """
-import json
-from types import SimpleNamespace
-
-from airflow.dag_processing.dagbag import DagBag
-
-dags = DagBag("dags").dags
-tasks = {f"{dag_id}.{task.task_id}": task for dag_id, dag in dags.items() for task in dag.tasks}
-told = {"types": {name: type(task).__name__ for name, task in tasks.items()}}
-task = tasks["nightly.missing_champions"]
-ti = SimpleNamespace(bundle_instance=SimpleNamespace(path="."))
-told["missing"] = task.execute({"ti": ti})
-for name, called in (("answer", "open_staging"), ("trouble", "land")):
-    task.op_args = [called, {"date": "2026-01-21"}]
-    try:
-        task.execute({"ti": ti})
-    except Exception as error:
-        told[name] = [task.retry_policy.evaluate(error, 1, 2).action.value, str(error)]
-print("told:" + json.dumps(told))
-"""
-
-
-def python_without_airflow(folder: Path) -> Path:
-    """This environment as one that Airflow is not installed in."""
-    (folder / "hidden").mkdir()
-    (folder / "hidden" / "airflow.py").write_text("raise ModuleNotFoundError('airflow')\n")
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}/hidden:$PYTHONPATH" exec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    return python
-
-
-def test_one_line_of_configuration_runs_every_stage_in_another_environment(airflow_home: Path, tmp_path: Path) -> None:
-    source: Mapping[str, Any] = {"kind": "sql", "url_variable": "NO_WAREHOUSE_THERE"}
-    file = write_world(tmp_path, source=source)
-    unreachable = "postgresql+psycopg://nobody:a-password@127.0.0.1:9/nothing"
-    environment = {
-        **os.environ,
-        "AIRFLOW__ATTRACTOR__PYTHON": str(python_without_airflow(tmp_path)),
-        "ATTRACTOR_CONFIG": str(file),
-        "NO_WAREHOUSE_THERE": unreachable,
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    told = json.loads(done.stdout.rpartition("told:")[2])
-    here = {name for name, kind in told["types"].items() if kind != "_PythonExternalDecoratedOperator"}
-    assert here == {"nightly.announce"}  # only Airflow knows assets
-    assert sorted(told["missing"]) == ["dicer", "karma"]
-    action, sentence = told["answer"]
-    assert (action, "was not scored" in sentence) == ("fail", True)
-    assert told["trouble"][0] == "default"
-    assert "a-password" not in done.stdout + done.stderr

@@ -37,8 +37,11 @@ def perform_apart(name: str, arguments: dict[str, Any]) -> Any:
     from sqlalchemy.exc import OperationalError
 
     from export import tasks
+    from export.logs import LoggingConfig, configure
+    from features.configuration import load
     from features.errors import BucketUnreachable, SourceLost
 
+    configure(load().section("logging", LoggingConfig))  # nothing of Airflow is there to show log lines
     try:
         return getattr(tasks, name)(**arguments)
     except (BucketUnreachable, SourceLost, OperationalError, OSError, MemoryError):

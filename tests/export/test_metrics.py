@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -232,3 +233,30 @@ def test_the_command_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert attractor("metrics", "--config", str(file)) == 0
     assert value(parsed(capsys.readouterr().out), "release_freshness", state="MISSING") == 1
     assert attractor("metrics", "--config", str(file), "--serve", "70000") == 2
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_metric_as_it_is() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| `attractor_")]
+    assert rows == [
+        [
+            f"`{metric.name}{'_total' if metric.counts else ''}`",
+            *([", ".join(f"`{label}`" for label in metric.labels)] if metric.labels else [""]),
+            metric.help,
+        ]
+        for metric in METRICS
+    ]
+
+
+def test_the_alerts_of_the_page_ask_for_metrics_that_the_textfile_has(
+    configuration: Configuration, tmp_path: Path
+) -> None:
+    (rules,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (group,) = yaml.safe_load(rules)["groups"]
+    asked = {name for rule in group["rules"] for name in re.findall(r"attractor_\w+", rule["expr"])}
+    publish_night(configuration, NIGHT)
+    _run(configuration, stage_job(tmp_path, "publish", "r", {}))
+    text = (tmp_path / "collected" / "attractor.prom").read_text(encoding="utf-8")
+    assert asked <= {name for name, _ in parsed(text)}

@@ -1,4 +1,4 @@
-"""A feature server in a process of its own, as `feast serve` starts it."""
+"""Feast's own commands over the shipped feature repository, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,26 +15,40 @@ from features import configuration as configurations
 from features.configuration import Configuration
 
 ROOT = Path(__file__).resolve().parents[2]
+FEATURES = ROOT / "features"
+
+
+def feast(configuration: Configuration, *words: str, directory: Path = FEATURES) -> str:
+    """What `feast …` prints, run to its end in `directory`; fails if it fails."""
+    command = [sys.executable, "-m", "feast.cli.cli", *words]
+    done = subprocess.run(
+        command, cwd=directory, env=_environment(configuration.file), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @contextmanager
-def serving(configuration: Configuration, log: Path) -> Iterator[str]:
-    """Serve the shipped feature repository over `configuration`; yields the address once it listens."""
+def serving(configuration: Configuration, log: Path, command: str = "serve") -> Iterator[str]:
+    """Run `feast serve` or `feast ui` over `configuration`; yields the address once it listens."""
     file = configuration.file.parent / configurations.FILE_NAME
     file.write_text('state = "state"\n', encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "feast.cli.cli", "-c", str(ROOT / "features"), "serve", "-h", "127.0.0.1"]
-    environment = {**os.environ, "ATTRACTOR_CONFIG": str(file), "FEAST_USAGE": "False", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "feast.cli.cli", "-c", str(FEATURES), command, "-h", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as stream:
-        server = subprocess.Popen([*command, "-p", str(port)], env=environment, stdout=stream, stderr=stream)
+        server = subprocess.Popen(words, env=_environment(file), stdout=stream, stderr=stream)
         try:
             _wait(port, server, log)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
             server.wait(timeout=20)
+
+
+def _environment(file: Path) -> dict[str, str]:
+    return {**os.environ, "ATTRACTOR_CONFIG": str(file), "FEAST_USAGE": "False", "PYTHONPATH": str(ROOT)}
 
 
 def _wait(port: int, server: subprocess.Popen[bytes], log: Path, *, patience: float = 90.0) -> None:

@@ -6,10 +6,7 @@ One module, because importing feast takes seconds.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import Path
@@ -18,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureStore
 from feast.repo_operations import get_repo_files
 
 from features.configuration import Configuration, load
@@ -242,15 +238,3 @@ def test_what_is_defined_no_longer_is_registered_no_longer(tmp_path: Path) -> No
 
 def test_feast_loads_repo_py_alone() -> None:
     assert get_repo_files(ROOT / "features") == [ROOT / "features" / "repo.py"]
-
-
-def test_feast_apply_on_the_command_line_registers_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configuration = configure(tmp_path, {})
-    monkeypatch.setenv("ATTRACTOR_CONFIG", str(configuration.file))
-    command = [Path(sys.executable).with_name("feast"), "-c", "features", "apply"]
-    subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=True, capture_output=True)
-    definitions = define(configuration)
-    store = FeatureStore(repo_path=str(ROOT / "features"))
-    assert {view.name for view in store.list_feature_views()} == set(definitions.views)
-    assert {service.name for service in store.list_feature_services()} == set(definitions.services)
-    assert register(configuration)["changes"] == 0

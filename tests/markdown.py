@@ -1,9 +1,11 @@
-"""What stands in the pages: their code blocks and their links."""
+"""What stands in the pages, their code blocks and links, and what their requests are answered."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,3 +34,18 @@ def anchors(path: Path) -> set[str]:
     """What GitHub makes of the page's headings."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def answer_to(command: str) -> Any:
+    """What `feast -c features serve`, started in the working directory, answers to a page's `curl`."""
+    from feast import FeatureStore
+    from feast.feature_server import get_app
+    from starlette.testclient import TestClient
+
+    body, path = re.search(r"-d '(.*)'", command), re.search(r"127\.0\.0\.1:6566(/\S+)", command)
+    assert body is not None
+    assert path is not None
+    with TestClient(get_app(FeatureStore(repo_path="features"))) as client:
+        answer = client.post(path[1], json=json.loads(body[1]))
+    assert answer.status_code == 200, answer.text
+    return answer.json()

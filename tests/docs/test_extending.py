@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from docs.examples.ease import Ease, weights
 from export import stages
 from export.release import publish
+from features import contracts, transforms
 from features.build import build
 from features.configuration import Configuration
 from features.contracts import RAW
@@ -26,11 +29,17 @@ from features.partitions import read_partition
 from features.sources.market import Market
 from features.sources.synthetic import write_market
 from features.windows import midnight
+from tests.markdown import blocks
 from tests.scored_nights import about, tables, write_scored
 from tests.warehouses import sorted_rows
 
 FIRST, DATE = dt.date(2026, 1, 1), dt.date(2026, 1, 11)
-FACTORY = "docs.examples.json_lines:JsonLines"
+PAGE = "extending.md"
+SOURCE, FEATURE, MODEL = map(tomllib.loads, blocks(PAGE, "toml"))
+READING, CONTRACT = blocks(PAGE, "python")
+(QUERY,) = blocks(PAGE, "sql")
+FACTORY = SOURCE["source"]["factory"]
+VIEWS = [*MODEL["further"]["views"], *FEATURE["further"]["views"]]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +64,11 @@ def json_lines(market: Path, tmp_path: Path) -> Configuration:
             file = f"events/{told['event_at'][:10]}" if name == "events" else name
             with (folder / f"{file}.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(told) + "\n")
-    return configured(tmp_path, kind="custom", factory=FACTORY, options={"path": "lines"})
+    return configured(tmp_path, **SOURCE["source"] | {"options": {"path": "lines"}})
 
 
 def test_the_example_source_lands_what_parquet_does(json_lines: Configuration, market: Path, tmp_path: Path) -> None:
-    parquet = configured(tmp_path / "parquet", kind="parquet", path=str(market))
+    parquet = configured(tmp_path / "parquet", kind="parquet", path=str(market), lateness="2d")
     for date in (DATE - dt.timedelta(days=1), DATE):  # the second night reads one day more
         told, expected = land(json_lines, date), land(parquet, date)
         assert (told.rows, told.new_events) == (expected.rows, expected.new_events)
@@ -95,9 +104,6 @@ def test_a_source_that_cannot_be_had_is_named(tmp_path: Path, source: dict[str, 
         land(configured(tmp_path, **source), DATE)
 
 
-VIEWS = ["docs.examples.ease:Ease", "docs.examples.user_activity:UserActivity"]
-
-
 @pytest.fixture(scope="module")
 def night(market: Path, tmp_path_factory: pytest.TempPathFactory) -> Configuration:
     """The market landed and built, with both examples among what a release carries."""
@@ -123,6 +129,7 @@ def test_a_third_model_and_a_feature_travel_with_the_night_and_are_read_from_it(
     names = ["ease_user_list:ease_item_ids", "user_activity:user_days_since_event", "karma_user_interest:release_id"]
     rows = [{"user_id": history["user_id"]}, {"user_id": "nobody"}]
     answer = store.get_online_features(features=names, entity_rows=rows).to_dict()
+    exec(compile(READING, PAGE, "exec"), {"store": store})
     days = (midnight(DATE) - history["event_times"][-1]).days
     assert answer["user_days_since_event"] == [days, None]
     assert len(answer["ease_item_ids"][0]) > 0
@@ -130,6 +137,28 @@ def test_a_third_model_and_a_feature_travel_with_the_night_and_are_read_from_it(
     entities = pd.DataFrame({"user_id": [history["user_id"]], "event_timestamp": [midnight(DATE)]})
     earlier = store.get_historical_features(entities, names[:2]).to_df()
     assert earlier["user_days_since_event"].tolist() == [days]  # point in time, for training
+
+
+def test_a_feature_that_models_learn_from_is_a_contract_and_a_query(
+    night: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from features.definitions import define
+
+    given = dict(vars(contracts))
+    exec(compile(CONTRACT, PAGE, "exec"), given)
+    shutil.copytree(transforms.SQL, tmp_path / "sql")
+    (tmp_path / "sql" / "item_trend.sql").write_text(QUERY, encoding="utf-8")
+    monkeypatch.setattr(transforms, "SQL", tmp_path / "sql")
+    monkeypatch.setitem(contracts.FEATURES, "item_trend", given["ITEM_TREND"])  # type: ignore[arg-type]
+    build(night, DATE)
+    counts = dict.fromkeys(read_partition(night, "item_catalog", DATE)["item_id"].to_pylist(), 0)
+    for event in sorted_rows(*raw_tables(night, DATE).events):
+        if midnight(DATE - dt.timedelta(days=7)) <= event["event_at"] < midnight(DATE):
+            counts[event["item_id"]] += 1
+    built = read_partition(night, "item_trend", DATE)
+    assert dict(zip(built["item_id"].to_pylist(), built["item_event_count_7d"].to_pylist(), strict=True)) == counts
+    assert sum(counts.values()) > 0
+    assert [field.name for field in define(night).views["item_trend"].features] == ["item_event_count_7d"]
 
 
 def test_ease_is_the_ridge_regression_of_each_item_on_the_others() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 from features.configuration import load
 from features.releases import open_releases
 from tests.command_line import attractor
-from tests.markdown import ROOT, blocks, commands
+from tests.markdown import ROOT, answer_to, blocks, commands
 from tests.postgresql_server import new_database, programs
 from tests.tiny_world import WORLD
 
@@ -74,7 +73,7 @@ def test_every_command_of_the_page_does_what_it_says(
             assert told.startswith(f"live      {release.release_id}")
             exec(compile(read["python"], PAGE, "exec"), {})
             assert capsys.readouterr().out.startswith(f"['{release.release_id}', None] ['P-00")
-    assert served(read["curl"]) == ["PRESENT", "NOT_FOUND"]
+    assert answer_to(read["curl"])["results"][1]["statuses"] == ["PRESENT", "NOT_FOUND"]
     live = open_releases(load().releases).current()
     assert live.date == dt.date(2026, 3, 3)
     assert live.tables["user_activity"].row_count == live.tables["karma_user_interest"].row_count
@@ -84,19 +83,3 @@ def run(command: str) -> None:
     assert command.startswith(ATTRACTOR), command
     expected = 4 if command.endswith("status") else 0  # the page's nights are old: STALE, and said so
     assert attractor(*shlex.split(command)[1:]) == expected, command
-
-
-def served(command: str) -> list[str]:
-    """The statuses of the first feature in the answer to the page's request."""
-    from feast import FeatureStore
-    from feast.feature_server import get_app
-    from starlette.testclient import TestClient
-
-    body, path = re.search(r"-d '(.*)'", command), re.search(r"6566(/\S+)", command)
-    assert body is not None
-    assert path is not None
-    with TestClient(get_app(FeatureStore(repo_path="features"))) as client:
-        answer = client.post(path[1], json=json.loads(body[1]))
-    assert answer.status_code == 200, answer.text
-    statuses: list[str] = answer.json()["results"][1]["statuses"]
-    return statuses

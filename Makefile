@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test setup lint types unit docs airflow lock clean
+.PHONY: demo test setup lint types unit test-airflow-postgresql docs airflow lock clean
 
 demo: $(READY)
 	$(BIN)/attractor demo
@@ -25,6 +25,10 @@ unit: $(READY)
 # The pages of docs/reference, from the code.
 docs: $(READY)
 	$(BIN)/python -m export.reference docs/reference
+
+# A night under Airflow's own processes with its database in PostgreSQL: minutes, so that `make test` leaves it out.
+test-airflow-postgresql: $(READY)
+	$(BIN)/python -m pytest -m airflow_processes tests/dags/test_postgresql.py
 
 # Set-up happens once, and again when what is declared or locked changes.
 $(READY): pyproject.toml constraints.txt

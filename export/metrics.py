@@ -208,7 +208,7 @@ def _add_release(families: Families, configuration: Configuration, now: dt.datet
         _add(families, FORCED, float(forced))
         for view, told in release.manifest["views"].items():
             _add(families, RELEASE_ROWS, told["rows"], view)
-            expected = release.manifest["figures"].get(EXPECTED[view])
+            expected = release.manifest["figures"].get(EXPECTED.get(view))
             _add(families, COVERAGE, told["rows"] / expected if expected else None, view)
     if now is not None:
         verdict = freshness.judge(release, config, now=now) if release else None

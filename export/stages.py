@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from export import champions, jobs
 from export.ledger import Figures, Job, StageResult, open_ledger
-from export.metrics import write_metrics
-from export.tracking import track
+from export.metrics import MetricsConfig, write_metrics
+from export.tracking import TrackingConfig, track
 from features.configuration import Configuration
 from features.sources import SourceConfig, provide_url
 
@@ -91,6 +91,8 @@ def publish(
 
 def _run(configuration: Configuration, job: Job) -> StageResult:
     """Do the job, and let those who watch see how it ended."""
+    configuration.section("metrics", MetricsConfig)  # what is wrong in them is told before the work
+    configuration.section("tracking", TrackingConfig)
     ledger = open_ledger(configuration)
     try:
         result = ledger.run(job)

@@ -22,7 +22,7 @@ from export.ledger_models import State
 from export.metrics import METRICS, MetricsConfig, registry, write_metrics
 from export.stages import _run
 from features.configuration import Configuration
-from features.errors import GateFailed
+from features.errors import ConfigurationError, GateFailed
 from features.windows import night_window
 from tests.command_line import attractor, told
 from tests.ledger_workers import job
@@ -192,6 +192,14 @@ def test_a_textfile_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog:
 def test_a_textfile_has_the_ending_that_collectors_look_for() -> None:
     with pytest.raises(ValueError, match=r"ends in .prom"):
         MetricsConfig(textfile="attractor.txt")
+
+
+@pytest.mark.parametrize("wrong", [{"metrics": {"textfile": "a.txt"}}, {"tracking": {"url": "http://127.0.0.1:5000"}}])
+def test_a_wrong_setting_is_told_before_the_work(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    configuration = configuration_at(tmp_path, **wrong)
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        _run(configuration, stage_job(tmp_path, "build", str(NIGHT), {}))
+    assert not (tmp_path / "made").exists()
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:

@@ -10,21 +10,24 @@ import pytest
 
 from export.doctor import CHECKS
 from export.gates import GATES
+from export.ledger_models import State as RunState
 from export.reference import pages
 from features import errors
 from features.freshness import State
-from tests.markdown import ROOT, anchors, links
+from tests.markdown import ROOT, anchors, blocks, links
 
 DOCS = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md"))]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+HEADINGS = {"code", "error", "gates", "state", "alert", "task", "it says", "check"}
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """The first table below a heading of the runbook: the other cells of each row by its first cell."""
+    """The tables below a heading of the runbook: the other cells of each row by its first cell."""
     section = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)
     (found,) = (part for part in section if part.startswith(f"{heading}\n"))
     table = [line.strip("| ").split(" | ") for line in found.splitlines() if line.startswith("| ")]
-    return {first.strip("`"): [cell.strip("` ") for cell in others] for first, *others in table[1:]}
+    rows = [row for row in table if row[0] not in HEADINGS]
+    return {first.strip("`"): [cell.strip("` ") for cell in others] for first, *others in rows}
 
 
 def functions(file: str) -> set[str]:
@@ -60,9 +63,11 @@ def test_the_runbook_names_every_verdict_of_a_promotion() -> None:
     assert gates == set(re.findall(r"`(\w+)`", sentence))
 
 
-def test_the_runbook_names_every_task_check_and_state() -> None:
+def test_the_runbook_names_every_task_check_state_and_alert() -> None:
     tasks = {name.strip("`") for cell in rows("Tasks") for name in cell.split(", ")}
-    assert tasks == functions("export/tasks.py")
+    assert tasks == functions("export/tasks.py") | set(RunState)
+    (rules,) = blocks("observability.md", "yaml")
+    assert list(rows("Alerts of Prometheus")) == re.findall(r"alert: (\w+)", rules)
     assert set(rows("`attractor doctor`")) == {check.__name__ for check in CHECKS}
     assert set(rows("What is served")) == set(State)
 

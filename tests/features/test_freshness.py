@@ -163,7 +163,7 @@ def test_a_clock_that_runs_backwards_never_makes_a_stale_night_fresh(configurati
 def test_fresh_means_within_the_age_and_never_returns(published: int, waited: int, later: int) -> None:
     """Hours of publication after the window's end, of reading after that, and of reading once more."""
     at = END + published * HOUR
-    one = Release(Path(), {"release_id": "x", "date": str(NIGHT)}, at, {}, admitted_at=at)
+    one = Release(Path(), {"release_id": "x", "date": str(NIGHT), "contracts": {}}, at, {}, admitted_at=at)
     first, second = (judge(one, DECLARED, now=at + hours * HOUR) for hours in (waited, waited + later))
     assert (first.state == State.FRESH) == (min(published, 0) * HOUR + END + 36 * HOUR >= at + waited * HOUR >= END)
     if first.state == State.STALE and published >= 0:

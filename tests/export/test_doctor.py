@@ -341,10 +341,3 @@ def test_pools_are_read_from_airflows_database_and_each_that_a_task_waits_for_in
     ]
     everything = frozenset(read_json(ROOT / "pools.json"))
     assert found(missing_pools, replace(setup, pools=everything)) == []
-
-
-def test_the_runbook_names_every_check() -> None:
-    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-    section = page.partition("## Alerts of `attractor doctor`")[2].partition("## Other alerts")[0]
-    rows = [line.split("|")[1].strip(" `") for line in section.splitlines() if line.startswith("| `")]
-    assert sorted(rows) == sorted(check.__name__ for check in CHECKS)

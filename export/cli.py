@@ -94,6 +94,7 @@ def init(
         [f"wrote {configuration.file}", f"state in {configuration.state}"]
         + ([f"the configuration before it is kept in {kept}"] if kept else [])
         + (["next: fill in its tables, and the variable " + url_variable] if source == "sql" else [])
+        + (["next: attractor land --date YYYY-MM-DD, which only reads, until it is content"] if source == "sql" else [])
         + ["next: attractor night --date YYYY-MM-DD"],
     )
 

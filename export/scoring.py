@@ -35,7 +35,7 @@ def score_night(
             **score_karma(champions["karma"], configuration, date, out),
             **score_dicer(champions["dicer"], configuration, date, out, top_k=config.top_k),
             **expectations(configuration, date),
-            **write_further(configuration, date, out),
+            "further": write_further(configuration, date, out),
         }
         about = {
             "date": date.isoformat(),
@@ -44,8 +44,8 @@ def score_night(
             "metrics": {model: artifact.manifest["about"]["metrics"] for model, artifact in champions.items()},
             "evidence": {model: evidence(configuration, artifact) for model, artifact in champions.items()},
             "popular_items": popular_items(configuration, date, top_k=config.top_k),
-            # Not of the release: the same night again finds more in the cache.
-            "figures": {name: figure for name, figure in figures.items() if name != "items_reused"},
+            # Not of the release: the same night again finds more in the cache, and rows stand in its manifest.
+            "figures": {name: figure for name, figure in figures.items() if name not in ("items_reused", "further")},
         }
         write_json(out / "scored.json", about)
     return figures

@@ -69,13 +69,11 @@ def further_code(configuration: Configuration) -> dict[str, str]:
 
 
 def write_further(configuration: Configuration, date: dt.date, out: Path) -> dict[str, int]:
-    """Write `<table>.parquet` of each view into `out`; its number of rows by `<table>_rows`.
+    """Write `<table>.parquet` of each view into `out`; the number of rows of each.
 
     Raises ContractViolation if a row breaks the view's contract, or keys are not unique and rising.
     """
     return {
-        f"{view.table.name}_rows": write_rows(
-            out / f"{view.table.name}.parquet", view.table, view.rows(configuration, date)
-        )
+        view.table.name: write_rows(out / f"{view.table.name}.parquet", view.table, view.rows(configuration, date))
         for view in further_views(configuration)
     }

@@ -120,7 +120,7 @@ def test_a_third_model_and_a_feature_travel_with_the_night_and_are_read_from_it(
 
     scored = write_scored(night.scored / str(DATE), columns := tables())
     active = len(read_partition(night, "user_history", DATE))
-    assert write_further(night, DATE, scored) == {"ease_user_list_rows": active, "user_activity_rows": active}
+    assert write_further(night, DATE, scored) == {"ease_user_list": active, "user_activity": active}
     write_json(scored / "scored.json", about(DATE, columns))
     release_id = stages.stage(night, DATE).figures["release_id"]
     publish(night, release_id, published_at=midnight(DATE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import runpy
 import shutil
 import tomllib
 from pathlib import Path
@@ -29,7 +30,7 @@ from features.partitions import read_partition
 from features.sources.market import Market
 from features.sources.synthetic import write_market
 from features.windows import midnight
-from tests.markdown import blocks
+from tests.markdown import ROOT, blocks
 from tests.scored_nights import about, tables, write_scored
 from tests.warehouses import sorted_rows
 
@@ -137,6 +138,20 @@ def test_a_third_model_and_a_feature_travel_with_the_night_and_are_read_from_it(
     entities = pd.DataFrame({"user_id": [history["user_id"]], "event_timestamp": [midnight(DATE)]})
     earlier = store.get_historical_features(entities, names[:2]).to_df()
     assert earlier["user_days_since_event"].tolist() == [days]  # point in time, for training
+
+
+def test_feast_apply_registers_further_views_with_all_the_others(
+    night: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from features.definitions import define
+
+    night.file.write_text(f'state = "state"\n[further]\nviews = {json.dumps(VIEWS)}\n', encoding="utf-8")
+    monkeypatch.setenv("ATTRACTOR_CONFIG", str(night.file))
+    found, defined = runpy.run_path(str(ROOT / "features" / "repo.py")), define(night)
+    assert {"ease_user_list", "user_activity"} < defined.views.keys()
+    for name, one in (defined.entities | defined.views | defined.services).items():
+        assert found[name] == one
+    assert found["attractor"].name == defined.project.name
 
 
 def test_a_feature_that_models_learn_from_is_a_contract_and_a_query(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from export.metrics import registry
 from features.configuration import load
 
 LOOPBACK = "127.0.0.1"
+ENDS = {signal.SIGINT, signal.SIGTERM}
 
 
 @click.command()
@@ -33,10 +35,10 @@ def metrics(file: Path | None, as_json: bool, port: int | None) -> None:
         ]
         say(samples, as_json, [] if as_json else [generate_latest(shown).decode().rstrip()])
         return
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # before there are threads, one of which might take the signal
     server, thread = start_http_server(port, addr=LOOPBACK, registry=shown)
     progress.info("metrics at http://%s:%d/metrics", LOOPBACK, server.server_port)
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        server.shutdown()
-        server.server_close()
+    signal.sigwait(ENDS)
+    server.shutdown()
+    server.server_close()
+    thread.join()

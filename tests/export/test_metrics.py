@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import re
+import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -241,6 +244,19 @@ def test_the_command_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert attractor("metrics", "--config", str(file)) == 0
     assert value(parsed(capsys.readouterr().out), "release_freshness", state="MISSING") == 1
     assert attractor("metrics", "--config", str(file), "--serve", "70000") == 2
+
+
+def test_the_command_serves_them_on_loopback_until_it_is_told_to_end(configuration: Configuration) -> None:
+    file = write_world(configuration.file.parent)
+    program = "from export.cli import main; main()"
+    command = [sys.executable, "-c", program, "metrics", "--config", str(file), "--serve", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        (url,) = re.findall(r"http://127.0.0.1:\d+/metrics", process.stderr.readline())
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert value(parsed(answer.read().decode()), "release_freshness", state="MISSING") == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import URL
 
 from features.configuration import Configuration, load
 from features.releases import open_releases
@@ -112,6 +113,21 @@ def test_a_refused_night_exits_3_and_the_night_before_serves(
     assert open_releases(configuration.releases).current().date.isoformat() == later
     assert told(capsys, "rollback", "--config", str(strict))["release_id"] == served
     assert open_releases(configuration.releases).current().release_id == served
+
+
+def test_a_night_is_the_same_with_the_registry_in_postgresql(
+    configuration: Configuration, postgresql_database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from features.registered import declared, registered
+
+    monkeypatch.setenv("NIGHT_REGISTRY", postgresql_database.render_as_string(hide_password=False))
+    served = open_releases(configuration.releases).current().release_id
+    shared = write_world(configuration.file.parent, registry={"url_variable": "NIGHT_REGISTRY"})
+    assert registered(load(shared)) == {}
+    assert attractor("night", "--date", str(NIGHT), "--config", str(shared)) == 0
+    assert registered(load(shared)) == declared(load(shared))
+    assert open_releases(configuration.releases).current().release_id == served
+    write_world(configuration.file.parent)
 
 
 @pytest.mark.parametrize(

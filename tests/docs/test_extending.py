@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import runpy
 import shutil
 import tomllib
@@ -174,6 +175,18 @@ def test_a_feature_that_models_learn_from_is_a_contract_and_a_query(
     assert dict(zip(built["item_id"].to_pylist(), built["item_event_count_7d"].to_pylist(), strict=True)) == counts
     assert sum(counts.values()) > 0
     assert [field.name for field in define(night).views["item_trend"].features] == ["item_event_count_7d"]
+
+
+def test_the_places_that_a_model_of_equal_rank_touches_are_there() -> None:
+    page = (ROOT / "docs" / PAGE).read_text(encoding="utf-8")
+    places = [line.split(" | ")[0] for line in page.split("| where | what |")[1].splitlines() if line.startswith("| `")]
+    named = [re.findall(r"`([^`]+)`", place) for cell in places for place in re.split(r"[;,] (?=`\w+/)", cell)]
+    assert len(named) > 15
+    for path, *symbols in named:
+        if "<name>" not in path:
+            text = (ROOT / path).read_text(encoding="utf-8")
+            for symbol in symbols:
+                assert re.search(rf"^ *(def |)({symbol})\b", text, re.MULTILINE), f"{path}: {symbol}"
 
 
 def test_ease_is_the_ridge_regression_of_each_item_on_the_others() -> None:

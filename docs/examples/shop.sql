@@ -5,7 +5,7 @@
 \if :{?customers} \else \set customers 1000 \endif
 BEGIN;
 SET LOCAL max_parallel_workers_per_gather = 0; -- with the seed: the same shop every time
-SELECT setseed(0.42);
+DO $$ BEGIN PERFORM setseed(0.42); END $$;
 CREATE SCHEMA shop;
 
 CREATE TABLE shop.customers (

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +14,6 @@ from feast import FeatureStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from export import release
-from features import configuration as configurations
 from features.configuration import Configuration
 from features.contracts import PROVENANCE
 from features.errors import ContractViolation, MissingInput
@@ -34,7 +25,6 @@ NIGHT = dt.date(2026, 3, 1)
 DAY = dt.timedelta(days=1)
 NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
 INTEREST = "karma_user_interest:interest_embedding"
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::FutureWarning:feast")
 
 
@@ -165,52 +155,3 @@ def test_writing_through_feast_is_refused_with_the_way_to_do_it(store: FeatureSt
 def test_a_view_that_no_release_publishes_is_named(store: FeatureStore) -> None:
     with pytest.raises(ContractViolation, match="user_history"):
         store.get_online_features(["user_history:user_event_count"], rows("user 1"))
-
-
-def test_feast_serve_answers_over_http(configuration: Configuration, tmp_path: Path) -> None:
-    """The whole way: attractor.toml, the shipped feature_store.yaml, a server process, one POST."""
-    file = configuration.file.parent / configurations.FILE_NAME
-    file.write_text('state = "state"\n', encoding="utf-8")
-    port = _free_port()
-    command = [sys.executable, "-m", "feast.cli.cli", "-c", str(ROOT / "features"), "serve"]
-    environment = {**os.environ, "ATTRACTOR_CONFIG": str(file), "FEAST_USAGE": "False", "PYTHONPATH": str(ROOT)}
-    log = tmp_path / "serve.log"
-    with log.open("wb") as stream:
-        server = subprocess.Popen(
-            [*command, "-h", "127.0.0.1", "-p", str(port)], env=environment, stdout=stream, stderr=stream
-        )
-        try:
-            answer = _post(port, {"feature_service": "ranking_v1", "entities": {"user_id": ["user 8", "stranger"]}})
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-    by_name = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
-    assert by_name["interest_embedding"]["statuses"] == ["PRESENT", "NOT_FOUND"], log.read_text()
-    assert len(by_name["interest_embedding"]["values"][0]) == 8
-    assert by_name["release_date"]["values"][0] == "2026-03-02"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _post(port: int, body: dict[str, Any], *, patience: float = 60.0) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/get-online-features",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                answer: dict[str, Any] = json.load(response)
-                return answer
-        except urllib.error.HTTPError as error:
-            raise AssertionError(error.read().decode()) from error
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from feast import FeatureStore, RepoConfig
@@ -46,30 +46,45 @@ def client(store: FeatureStore) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def address(configuration: Configuration, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The whole way: attractor.toml, the shipped feature_store.yaml, `feast serve` as a process."""
+    with serving(configuration, tmp_path_factory.mktemp("serve") / "serve.log") as address:
+        yield address
+
+
+def test_feast_serve_answers_over_http(address: str) -> None:
+    body = {"feature_service": "ranking_v1", "entities": {"user_id": ["user 8", "stranger"]}}
+    answer = httpx.post(f"{address}/get-online-features", json=body, timeout=60).raise_for_status().json()
+    by_name = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+    assert by_name["interest_embedding"]["statuses"] == ["PRESENT", "NOT_FOUND"]
+    assert len(by_name["interest_embedding"]["values"][0]) == 8
+    assert by_name["release_date"]["values"][0] == str(NIGHT)
+
+
 def test_a_remote_client_reads_what_the_sdk_reads(
-    configuration: Configuration, store: FeatureStore, tmp_path: Path
+    configuration: Configuration, store: FeatureStore, address: str
 ) -> None:
     rows = [{"user_id": user} for user in ("user 3", "stranger", "user 1")]
-    with serving(configuration, tmp_path / "serve.log") as address:
-        remote = FeatureStore(
-            config=RepoConfig(
-                project=store.project,
-                provider="local",
-                registry=str(configuration.registry),
-                offline_store={"type": "duckdb"},
-                online_store={"type": "remote", "path": address},
-                entity_key_serialization_version=3,
-            )
+    remote = FeatureStore(
+        config=RepoConfig(
+            project=store.project,
+            provider="local",
+            registry=str(configuration.registry),
+            offline_store={"type": "duckdb"},
+            online_store={"type": "remote", "path": address},
+            entity_key_serialization_version=3,
         )
-        for names in (False, True):
-            service = store.get_feature_service("ranking_v1")
-            ours, theirs = (
-                one.get_online_features(service, rows, full_feature_names=names).to_dict() for one in (store, remote)
-            )
-            instants = [name for name in ours if name.endswith("published_at")]
-            assert {name: values for name, values in ours.items() if name not in instants} == {
-                name: values for name, values in theirs.items() if name not in instants
-            }
+    )
+    for names in (False, True):
+        service = store.get_feature_service("ranking_v1")
+        ours, theirs = (
+            one.get_online_features(service, rows, full_feature_names=names).to_dict() for one in (store, remote)
+        )
+        instants = [name for name in ours if name.endswith("published_at")]
+        assert {name: values for name, values in ours.items() if name not in instants} == {
+            name: values for name, values in theirs.items() if name not in instants
+        }
 
 
 anything = st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.text(), max_size=2))

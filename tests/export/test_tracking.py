@@ -126,8 +126,9 @@ def test_a_stage_that_is_re_used_is_not_told_again_and_an_export_tells_what_was_
 
 
 def test_a_server_that_is_away_is_a_warning_and_the_training_stands(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     away = configuration_at(tmp_path, tracking={"uri": "http://127.0.0.1:9"})
     with caplog.at_level(logging.WARNING, logger="export.tracking"):
         assert not _run(away, train_job(away)).reused

@@ -2,8 +2,8 @@
 
     python benchmarks/materialisation.py --users 1000000 --json
 
-`streamed` is our compute engine, `local` is Feast's own with the same batches written online; it holds the whole view
-several times over, so give it fewer users. A Redis of its own runs on loopback for as long as the benchmark does. Every
+`streamed` is our compute engine, `local` is Feast's own with the same batches written online; it holds the whole view,
+so give it fewer users. A Redis of its own runs on loopback for as long as the benchmark does. Every
 measurement is a process of its own, whose peak resident memory is its high-water mark; CPU is that process's.
 """
 

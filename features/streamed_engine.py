@@ -1,6 +1,6 @@
 """Feast's materialisation in bounded memory: the latest rows are streamed, each batch written before the next is read.
 
-Feast's local engine holds all rows of the window several times over, whatever `online_write_batch_size` says. In a
+Feast's local engine holds all rows of the window as one table, whatever `online_write_batch_size` says. In a
 feature_store.yaml with the DuckDB offline store:
 
 batch_engine:

@@ -132,7 +132,7 @@ def test_the_latest_row_of_each_key_in_the_window_in_small_batches(
 
 
 def test_four_times_the_users_take_no_more_memory(world: World) -> None:
-    """What Python holds at most, with batches of one size: Feast's local engine would need four times as much."""
+    """What Python holds at most, with batches of one size."""
 
     def peak(users: int) -> int:
         world.write([(f"user {number}", MIDNIGHT, number) for number in range(users)])

@@ -28,7 +28,7 @@ class DoctorConfig:
     """From where on something is a finding."""
 
     refresh_days: float = 1.0  # how often a view gets new rows
-    max_registry_mb: float = 64.0  # every reader reads the whole registry anew each minute
+    max_registry_mb: float = 64.0  # every reader reads the whole registry anew every ten minutes
     max_materializations: int = 100  # intervals that Feast keeps a view, for ever
     disk_factor: float = 2.0  # a night's bytes stand there twice, as a draft and in place
     max_clock_skew_seconds: float = 60.0  # by which two machines may differ

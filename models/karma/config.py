@@ -68,9 +68,9 @@ class KarmaConfig:
     gradient_checkpointing: bool = False  # states are computed twice and kept once
 
     # Loops
-    pretraining_steps: int = 300  # of next-token prediction on histories and items, before the objectives
+    pretraining_steps: int = 300  # on the texts of items and queries, before the objectives
     compression_steps: int = 1200  # of pre-training in addition, until soft tokens can say their text
-    pretraining_batch: int = 64  # sequences of a pre-training step
+    pretraining_batch: int = 64  # texts of a pre-training step
     pretraining_learning_rate: float = 3e-3  # the highest
     steps: int = 250  # at most, of the objectives
     learning_rate: float = 3e-3  # the highest

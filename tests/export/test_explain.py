@@ -270,7 +270,8 @@ def test_the_command_prints_words_or_json(state: Configuration, capsys: pytest.C
     [
         (["--user", "nobody", "--item", "i0002"], 1),
         (["--user", "u0001", "--item", "nothing"], 1),
-        (["--user", "u0001", "--item", "i0002", "--release", "2026-01-19-abc"], 1),
+        (["--user", "u0001", "--item", "i0002", "--release", "2026-01-19-0123456789ab"], 1),
+        (["--user", "u0001", "--item", "i0002", "--release", "2026-01-19-abc"], 2),
         (["--user", "u0001", "--item", "i0002", "--date", "2026-01-19"], 1),
         (["--user", "u0001", "--item", "i0002", "--date", "2026-01-20", "--release", "x"], 2),
         (["--user", "u0001"], 2),

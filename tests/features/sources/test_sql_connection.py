@@ -103,7 +103,7 @@ def test_a_driver_or_dialect_that_is_not_installed_is_named() -> None:
         ({"url_variable": "A", "lateness": "0d"}, "expected lateness as days or hours"),
         ({"url_variable": "A", "tables": {"user": {}}}, "expected tables users, items, events, social_edges, got user"),
         ({"kind": "synthetic", "url_variable": "A"}, "either `url_variable` or `connection`"),
-        ({"kind": "synthetic", "lateness": "1d"}, "`lateness` goes with parquet and sql"),
+        ({"kind": "synthetic", "lateness": "1d"}, "`lateness` goes with parquet, sql, custom"),
         ({"kind": "parquet", "path": "data", "tables": {"users": {}}}, "`tables` goes with kind sql"),
     ],
 )

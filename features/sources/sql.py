@@ -17,7 +17,7 @@ from features.files import sha256_of_json
 from features.sources.source import BATCH_ROWS, Rows
 from features.sources.sql_connection import transaction, translated
 from features.sources.sql_mapping import TableMapping
-from features.sources.sql_query import TableQuery, table_query
+from features.sources.sql_query import Statement, TableQuery, table_query
 from features.sources.sql_values import as_batch
 from features.windows import Window
 
@@ -86,7 +86,7 @@ class SqlReader:
     queries: Mapping[str, TableQuery]
     cursors: ExitStack
     compares: bool
-    states: list[tuple[TableQuery, sa.Select[Any], State]] = field(default_factory=list)
+    states: list[tuple[TableQuery, Statement, State]] = field(default_factory=list)
 
     def rows(self, table: str) -> Iterator[Rows]:
         query = self.queries[table]
@@ -94,7 +94,7 @@ class SqlReader:
 
     def events(self, window: Window) -> Iterator[Rows]:
         query = self.queries[EVENTS.name]
-        return self._stream(query, query.within(window, padded=self.connection.dialect.name == "sqlite"))
+        return self._stream(query, query.within(window, sqlite=self.connection.dialect.name == "sqlite"))
 
     def check_unchanged(self, cause: ContractViolation | None = None) -> None:
         """Raise SourceLost if a table read holds another number of rows, or another last time, than before."""
@@ -106,7 +106,7 @@ class SqlReader:
                     "nothing was landed, and trying again may do"
                 ) from cause
 
-    def _stream(self, query: TableQuery, statement: sa.Select[Any]) -> Iterator[Rows]:
+    def _stream(self, query: TableQuery, statement: Statement) -> Iterator[Rows]:
         """Batches by a cursor of the server; a table without rows gives one empty batch, for its columns."""
         if self.compares:
             self.states.append((query, statement, self._state(query, statement)))
@@ -124,7 +124,7 @@ class SqlReader:
                 return
             first_row += len(rows)
 
-    def _state(self, query: TableQuery, statement: sa.Select[Any]) -> State:
+    def _state(self, query: TableQuery, statement: Statement) -> State:
         asked = statement.subquery()
         times = [sa.func.max(asked.c[name]) for name in ("event_at", "created_at") if name in query.columns]
         with translated(f"table {query.place}", self.url):

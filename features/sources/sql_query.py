@@ -24,6 +24,8 @@ from features.windows import DAY, EPOCH, Window
 _KINDS = (sa.String, sa.Numeric, sa.Integer, sa.DateTime, sa.Date, sa.Boolean, sa.ARRAY, sa.LargeBinary)
 """Types that either fit or never will."""
 
+Statement = sa.Select[Any] | sa.CompoundSelect[Any]
+
 
 @dataclass(frozen=True)
 class TableQuery:
@@ -35,18 +37,22 @@ class TableQuery:
     columns: Mapping[str, ColumnMapping]
     may_be_undated: bool
 
-    def within(self, window: Window, *, padded: bool) -> sa.Select[Any]:
+    def within(self, window: Window, *, sqlite: bool) -> Statement:
         """The rows dated in `window`, and undated ones: bounds are bound values, never text of the statement.
 
-        With `padded` a day more on either side: SQLite compares timestamps as text, in whatever form they were written.
+        Of SQLite a day more on either side: it compares timestamps as text, in whatever form they were written.
         """
         mapping = self.columns["event_at"]
         at = self.statement.selected_columns["event_at"].element  # below its label
-        pad = DAY if padded or mapping.zone not in ("", "UTC") else dt.timedelta()  # clocks that are turned back
+        pad = DAY if sqlite or mapping.zone not in ("", "UTC") else dt.timedelta()  # clocks that are turned back
         inside = at < _bound(window.end + pad, mapping)
         if window.start > EPOCH:
             inside &= at >= _bound(window.start - pad, mapping)
-        return self.statement.where(sa.or_(inside, at.is_(None)) if self.may_be_undated else inside)
+        if not self.may_be_undated:
+            return self.statement.where(inside)
+        if sqlite:  # for an OR over an index it remembers every row that it gave, in memory
+            return sa.union_all(self.statement.where(inside), self.statement.where(at.is_(None)))
+        return self.statement.where(sa.or_(inside, at.is_(None)))
 
     @property
     def carries_lists(self) -> bool:

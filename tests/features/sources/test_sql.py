@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -377,3 +379,20 @@ def test_an_sqlite_file_that_is_not_there_is_not_made(tmp_path: Path, monkeypatc
     with pytest.raises(ConfigurationError, match=r"expected an SQLite file at .*nothing\.db"):
         land(configured(tmp_path, {}), DATE)
     assert not (tmp_path / "nothing.db").exists()
+
+
+def test_sqlite_finds_undated_events_by_the_index_and_remembers_no_row(
+    market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/shop.db")
+    configuration = configured(tmp_path, fill(sa.make_url(f"sqlite:///{tmp_path}/shop.db"), market))
+    with source_of(configuration).reading() as reader:
+        asked = reader.queries["events"].within(between(FIRST, DATE), sqlite=True)
+        sql = asked.compile(reader.connection, compile_kwargs={"literal_binds": True})
+        plan = [row.detail for row in reader.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
+    assert "MULTI-INDEX OR" not in plan
+    assert sum("USING INDEX" in step for step in plan) == 2
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as shop:
+        shop.executescript("UPDATE clicks SET clicked = NULL WHERE rowid = 1")
+    with pytest.raises(ContractViolation, match=r"column 'event_at', row \d+: expected a value, not null, got None"):
+        land(configuration, DATE)

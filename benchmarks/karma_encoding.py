@@ -52,6 +52,7 @@ from models.karma.batches import Sampler
 from models.karma.compressed import SoftRows, query_inputs, used_rows, written_histories
 from models.karma.config import KarmaConfig
 from models.karma.network import Karma
+from models.karma.pretraining import pretrain
 from models.karma.text import (
     EMPTY,
     Catalogue,
@@ -66,7 +67,7 @@ from models.karma.text import (
     read_catalogue,
     read_histories,
 )
-from models.karma.training import TrainedKarma, karma_loss, new_network, prepare, pretrain, read_world
+from models.karma.training import TrainedKarma, karma_loss, new_network, prepare, read_world
 from models.training import LoopConfig, fit
 
 LASTFM = Path(__file__).resolve().parents[2] / "shared" / "data" / "hetrec2011-lastfm-2k"
@@ -185,7 +186,7 @@ def _trained(features: Mapping[str, pa.Table], preparation: Preparation, seed: i
     config, world = preparation.config, read_world(features, preparation)
     torch.manual_seed(seed)
     network = new_network(preparation)
-    pretrain(network, world.catalogue.tokens, config, seed=seed, checkpoint=None)
+    pretrain(network, world.catalogue.tokens, world.catalogue, config, seed=seed, checkpoint=None)
     sampler = Sampler.of(world.catalogue, world.categories, world.event_count, world.histories, config)
     loop = LoopConfig(steps=config.steps, learning_rate=config.learning_rate, validate_every=config.steps)
     fit(

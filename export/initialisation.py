@@ -14,12 +14,10 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "lastfm": {
         "features": {"tags_from_queries": True},
         "training": {"validation_days": 61, "test_days": 61},  # Last.fm dates its events by the month
-        "karma": {"steps": 400},  # twenty times the items of the embedded market for as many users
         "audit": {"max_input_age_days": 32},  # by the month
     },
     "ciao": {
         "training": {"validation_days": 91, "test_days": 91},  # about 6,000 ratings by 450 users each
-        "karma": {"steps": 400},  # as Last.fm
     },
     "parquet": {"training": {"validation_days": 7, "test_days": 7}},
 }

@@ -76,7 +76,7 @@ also learns to write a text from its soft tokens."""
 
 # Every arm runs all its steps, so that the rate has fallen for all of them, and keeps its best. Four layers, because
 # two grow no sinks to measure. Ids are dropped harder than for a night: with 0.3 they learn what the text could say.
-_SHARED = KarmaConfig(layers=4, steps=400, validate_every=50, patience=8, validation_users=1500, id_dropout=0.7)
+_SHARED = KarmaConfig(layers=4, validate_every=50, patience=8, validation_users=1500, id_dropout=0.7)
 SETTINGS: Mapping[str, KarmaConfig] = {"synthetic": _SHARED, "lastfm": _SHARED}
 """What all arms of a data set share; chosen on its validation window, see models/LOG.md."""
 

@@ -68,12 +68,13 @@ class KarmaConfig:
     gradient_checkpointing: bool = False  # states are computed twice and kept once
 
     # Loops
-    pretraining_steps: int = 300  # on the texts of items and queries, before the objectives
+    pretraining_steps: int = 500  # on the texts of items and queries, before the objectives
     compression_steps: int = 1200  # of pre-training in addition, until soft tokens can say their text
-    pretraining_batch: int = 64  # texts of a pre-training step
-    pretraining_learning_rate: float = 3e-3  # the highest
-    steps: int = 250  # at most, of the objectives
-    learning_rate: float = 3e-3  # the highest
+    pretraining_batch: int = 128  # texts of a pre-training step, and items to match
+    pretraining_learning_rate: float = 1e-3  # the highest
+    lambda_matching: float = 1.0  # weight, in pre-training, of finding an item by words of its text
+    steps: int = 400  # at most, of the objectives
+    learning_rate: float = 2e-3  # the highest
     final_share: float = 0.1  # of the learning rate, at the last step
     weight_decay: float = 0.01  # of AdamW
     validate_every: int = 25  # steps
@@ -103,7 +104,7 @@ class KarmaConfig:
         for name in ("dropout", "id_dropout", "query_dropout", "history_tolerance", *shares):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture"):
+        for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture", "lambda_matching"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -155,6 +156,8 @@ def karma_tiny() -> KarmaConfig:
         pretraining_steps=8,
         compression_steps=8,
         pretraining_batch=8,
+        pretraining_learning_rate=3e-3,
         steps=20,
+        learning_rate=3e-3,
         validate_every=5,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,16 @@ from features.files import sha256_of_json
 from features.training_sets import TrainingSet
 from models.karma import backbones, evaluation
 from models.karma.batches import Batch, Sampler
-from models.karma.compressed import Histories, query_inputs
+from models.karma.compressed import Histories
 from models.karma.config import KarmaConfig
 from models.karma.losses import action_loss, false_negatives, log_expected_draws, picture_loss, text_loss
 from models.karma.network import Karma
+from models.karma.pretraining import BACKBONE, pretrain, texts_of
 from models.karma.text import (
-    BOS,
-    EOS,
-    GEN,
-    ITEM,
     PAD,
-    QUERY,
-    REC,
     Catalogue,
     History,
     Preparation,
-    Ragged,
-    Tokens,
-    encode,
-    padded,
     picture_width,
     read_catalogue,
     read_histories,
@@ -43,9 +34,6 @@ from models.karma.text import (
     vocabulary_size,
 )
 from models.training import Fit, LoopConfig, fit, step_generator
-
-BACKBONE = "backbone."
-"""What the names of the language model's parameters begin with."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,7 @@ def train_karma(
             / sha256_of_json([asdict(config), backbones.fingerprint(config), training_set.fingerprint, seed])[:12]
         )
     start = pretraining or (run and run / "pretraining")
-    pretrain(network, _texts(training_set.train, preparation), config, seed=seed, checkpoint=start)
+    pretrain(network, texts_of(training_set.train, preparation), world.catalogue, config, seed=seed, checkpoint=start)
     network.freeze_decoder()
     fitted = _train(
         network, preparation, world, training_set.validation, seed=seed, checkpoint=run and run / "training"
@@ -160,62 +148,6 @@ def read_world(features: Mapping[str, pa.Table], preparation: Preparation) -> Wo
         row_of,
         read_histories(features["user_history"], preparation, row_of),
     )
-
-
-def pretrain(network: Karma, texts: Ragged, config: KarmaConfig, *, seed: int, checkpoint: Path | None) -> Fit | None:
-    """Teach the language model to write item texts and queries, stopping on held-out ones; None without texts.
-
-    A text starts with `[BOS]`, `[GEN]` or `[REC]` at random: decoding later starts with one of the last two. Where
-    histories are compressed, it also learns to write a text from that text's soft tokens: a history of soft tokens that
-    say nothing yet teaches it to listen to none (measured: models/LOG.md).
-    """
-    order = np.random.default_rng(seed).permutation(len(texts))
-    held_out, learned = np.split(order, [max(1, min(len(order) // 20, 512))])
-    if not len(learned):
-        return None
-    compressing = network.compressor is not None
-    loop = LoopConfig(
-        steps=config.pretraining_steps + (config.compression_steps if compressing else 0),
-        learning_rate=config.pretraining_learning_rate,
-        weight_decay=config.weight_decay,
-        validate_every=config.validate_every,
-        # soft tokens say nothing for some hundred steps: models/LOG.md
-        patience=config.patience * (4 if compressing else 1),
-        accumulate=config.accumulation,
-        gentle=BACKBONE,
-        gentle_share=config.backbone_learning_share,
-    )
-
-    def objective(step: int, generator: torch.Generator) -> Tensor:
-        rows = learned[torch.randint(len(learned), (config.pretraining_batch,), generator=generator).numpy()]
-        opening = np.array([BOS, GEN, REC])[torch.randint(3, (len(rows),), generator=generator).numpy()]
-        return _writing_loss(network, [texts[row] for row in rows], opening, generator=generator)
-
-    def validate() -> float:
-        opening = np.full(len(held_out), BOS)
-        return -float(
-            _writing_loss(network, [texts[row] for row in held_out], opening, generator=step_generator(seed, -1))
-        )
-
-    return fit(network, objective, validate, config=loop, seed=seed, checkpoint=checkpoint, label="karma pre-training")
-
-
-def _writing_loss(
-    network: Karma, texts: Sequence[Tokens], opening: NDArray[np.int64], *, generator: torch.Generator
-) -> Tensor:
-    """Cross-entropy of `texts` after `opening` [texts], and, in a compressed history, after their soft tokens."""
-    given = torch.from_numpy(padded([np.array([start, *text]) for start, text in zip(opening, texts, strict=True)])[0])
-    wanted = torch.from_numpy(padded([np.array([*text, EOS]) for text in texts])[0]).to(network.device)
-    given = given.to(network.device)
-    written = text_loss(network.read_history(given), network.vocabulary, wanted, padding=PAD)
-    if network.compressor is None:
-        return written
-    closing = np.array([ITEM, QUERY])[torch.randint(2, (len(texts),), generator=generator).numpy()]
-    width = network.picture.in_features
-    inputs = query_inputs(texts, soft_tokens=network.read_outs, picture_width=width, closing=closing)
-    seen = {name: torch.from_numpy(inputs[name]).to(network.device) for name in inputs if name != "id_index"}
-    expanded = network.expand(network.to_soft(network.read_items(**seen)), given)
-    return written + text_loss(expanded, network.vocabulary, wanted, padding=PAD)
 
 
 def karma_loss(network: Karma, batch: Batch, config: KarmaConfig) -> Tensor:
@@ -353,10 +285,3 @@ def _metrics(
             targets = evaluation.held_out_targets(labels, known.histories, known.row_of, preparation, per_user=per_user)
             metrics[window] = evaluation.report(network, preparation, known.catalogue, targets, known.event_count)
     return metrics
-
-
-def _texts(features: Mapping[str, pa.Table], preparation: Preparation) -> Ragged:
-    """Distinct texts of items and queries."""
-    queries = {query for row in features["user_history"].column("queries").to_pylist() for query in row}
-    texts = sorted({*features["item_catalog"].column("text").to_pylist(), *queries} - {""})
-    return encode(preparation.tokenizer, texts, limit=preparation.config.item_tokens)

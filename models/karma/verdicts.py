@@ -80,7 +80,7 @@ def _accuracy(runs: Runs) -> Verdict:
     ours, theirs = own
     gains = [f"{100 * (mine - others):+.1f}" for mine, others in zip(own, of_another, strict=True)]
     found = f"{100 * ours:.1f} % against {100 * theirs:.1f} %; above another user's: {' against '.join(gains)} points"
-    return Verdict(aim, found, ours >= TOKEN_ACCURACY * theirs)
+    return Verdict(aim, found, 0.0 < ours >= TOKEN_ACCURACY * theirs)
 
 
 def _means(pairs: Sequence[tuple[Run, Run]], measure: Callable[[Run], float]) -> tuple[float, float]:

@@ -25,8 +25,9 @@ from models.karma.compressed import (
 from models.karma.config import KarmaConfig, karma_tiny
 from models.karma.losses import text_loss
 from models.karma.network import Karma, causal
+from models.karma.pretraining import pretrain
 from models.karma.text import BOS, EMPTY, EOS, INT, ITEM, PAD, QUERY, REC, History, Tokens, padded, vocabulary_size
-from models.karma.training import World, karma_loss, prepare, pretrain, read_world, train_karma
+from models.karma.training import World, karma_loss, prepare, read_world, train_karma
 from models.training import step_generator
 from tests.karma_world import histories, training_set
 
@@ -201,10 +202,10 @@ def test_impossible_settings_are_refused(setting: str, value: int) -> None:
 
 
 def test_before_the_histories_a_text_is_learned_from_its_own_soft_tokens() -> None:
-    config = replace(CONFIG, compression_steps=600, pretraining_batch=32, validate_every=50)
+    config = replace(CONFIG, compression_steps=600, pretraining_batch=32, validate_every=50, lambda_matching=0.0)
     world, network = world_of(config)
     texts = world.catalogue.tokens
-    pretrain(network, texts, config, seed=0, checkpoint=None)
+    pretrain(network, texts, world.catalogue, config, seed=0, checkpoint=None)
     rows = np.flatnonzero(texts.lengths)[:24]
     inputs = query_inputs([texts[row] for row in rows], soft_tokens=2, picture_width=3, closing=ITEM)
     del inputs["id_index"]

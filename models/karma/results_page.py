@@ -28,13 +28,14 @@ _HEAD = """# KARMA: the claims, measured
 Written by `attractor benchmark karma` from the files beside it ([karma/](karma)), one of figures and one of arrays a
 run; no number is typed by hand. Test window, mean ± standard deviation over seeds, in per cent unless said otherwise.
 
-The four arms of a seed start from one network, pre-trained to write the texts of items and queries and to find items by
-words of their text; they have the same budget of steps and stop at their own best step on the validation window. They differ in λ alone: `action only` has
-none, `+ generation` has λ_gen, `+ reconstruction` λ_rec, KARMA both. Everything is ranked over the full catalogue
-without the items that the user had before. A *position* is a new item that a user took in the test window, given all
-that the user did before it, in the window too; the *first* position of a user is the nearest to what a night is asked.
-*Cold* items had fewer than three events when training ended: they have no id embedding. Intervals are 95 %, from a
-paired bootstrap that resamples users and averages the seeds: how far seeds differ is in the ± alone.
+The four arms of a seed start from one network, pre-trained to write the texts of items and queries and to find items
+by words of their text; they have the same budget of steps and stop at their own best step on the validation window.
+They differ in λ alone: `action only` has none, `+ generation` has λ_gen, `+ reconstruction` λ_rec, KARMA both.
+Everything is ranked over the full catalogue without the items that the user had before. A *position* is a new item
+that a user took in the test window, given all that the user did before it, in the window too; the *first* position of
+a user is the nearest to what a night is asked. *Cold* items had fewer than three events when training ended: they
+have no id embedding. Intervals are 95 %, from a paired bootstrap that resamples users and averages the seeds: how far
+seeds differ is in the ± alone.
 
 SASRec (KARMA's width, two or four layers, cross-entropy over all items) and item-to-item (cosine of the items' users
 over the latest events) had a few trials on the first seed; validation chose.

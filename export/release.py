@@ -89,7 +89,7 @@ def publish(
             point(store, pointer, remote)
         assert pointer is not None
         history.complete(configuration, pointer)
-        retire(store, pointer, spared=release_id, keep=KEEP_RELEASES)
+        retire(store, pointer, now=published_at, spared=release_id, keep=KEEP_RELEASES)
         if remote is not None:
             kept = (pointer.release_id, pointer.previous, release_id)
             remote.delete_if_possible(pointer, superfluous(remote.release_ids(), keep=KEEP_RELEASES, spared=kept))

@@ -25,6 +25,9 @@ KEEP_LEAST = 3
 KEEP_STAGED = 7
 """Refused or forgotten nights that stay in staging to be looked at."""
 
+STAGED_TIME = dt.timedelta(days=1)
+"""Before that, a staged night may be waiting for its audit or its publication: a backfill stages many at once."""
+
 UPLOAD_TIME = dt.timedelta(days=1)
 """An upload that wrote nothing for so long was killed."""
 
@@ -50,13 +53,21 @@ def superfluous(names: Sequence[str], *, keep: int, spared: Collection[str | Non
     return [name for name in names[:-keep] if name not in spared]
 
 
-def retire(store: Path, pointer: Pointer, *, spared: str | None = None, keep: int = KEEP_RELEASES) -> None:
+def retire(
+    store: Path, pointer: Pointer, *, now: dt.datetime, spared: str | None = None, keep: int = KEEP_RELEASES
+) -> None:
     """Delete old releases and old staged nights; for one who holds the store's lock."""
     kept = {pointer.release_id, pointer.previous, spared}
-    for folder, most in ((RELEASES, max(KEEP_LEAST, keep)), (STAGING, KEEP_STAGED)):
-        for name in superfluous(standing(store / folder, MANIFEST), keep=most, spared=kept):
+    at_work = _touched(store / STAGING, since=now - STAGED_TIME)
+    for folder, most, needed in ((RELEASES, max(KEEP_LEAST, keep), kept), (STAGING, KEEP_STAGED, kept | at_work)):
+        for name in superfluous(standing(store / folder, MANIFEST), keep=most, spared=needed):
             discard(store, store / folder / name)
             log.info("retired %s", name)
+
+
+def _touched(folder: Path, *, since: dt.datetime) -> set[str]:
+    """Names of the directories in which a file was made or replaced at `since` or later."""
+    return {path.name for path in folder.glob("*") if path.stat().st_mtime >= since.timestamp()}
 
 
 def collect(configuration: Configuration, *, keep: int, now: dt.datetime, dry_run: bool = False) -> Collected:
@@ -82,5 +93,5 @@ def collect(configuration: Configuration, *, keep: int, now: dt.datetime, dry_ru
         if not dry_run:
             if remote is not None:
                 remote.delete(pointer, [*doomed, *unfinished])
-            retire(store, pointer, keep=keep)
+            retire(store, pointer, now=now, keep=keep)
     return Collected(tuple(doomed), tuple(unfinished), tuple(name for name in names if name not in doomed))

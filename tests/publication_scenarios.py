@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from export.composition import compose
 from export.held_out import HELD_OUT
 from export.promotion import promote
 from features.configuration import Configuration
+from features.releases import STAGING
 from tests.scored_nights import about, publish_night, stage_night, tables, write_scored
 
 NIGHT = dt.date(2026, 3, 10)
@@ -78,9 +80,11 @@ def published_first(configuration: Configuration) -> Action:
 
 
 def published_by_force_and_retired(configuration: Configuration) -> Action:
-    """A refused night takes the place of its date; a release and a refused night are more than what is kept."""
+    """A refused night takes the place of its date; a release and an old refused night are more than what is kept."""
     nights(configuration, 4)
-    refused, *_ = [stage_refused(configuration, NIGHT + day * DAY) for day in (3, 5, 6, 7)]
+    refused, *others = [stage_refused(configuration, NIGHT + day * DAY) for day in (3, 5, 6, 7)]
+    for staged in others:
+        os.utime(configuration.releases / STAGING / staged, times=2 * ((NOON - 2 * DAY).timestamp(),))
     return publishing(configuration, refused, "the lists are meant to be so")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from export import release
+from export import release, retention
 from export.audit import audit
 from export.drafts import DRAFTS, drafting
 from features.configuration import Configuration
@@ -187,7 +187,7 @@ def test_rolling_back_without_anything_is_an_error(configuration: Configuration)
 
 
 def test_old_releases_are_retired_but_not_the_live_one_nor_the_one_before(configuration: Configuration) -> None:
-    nights = [publish_night(configuration, NIGHT + number * DAY) for number in range(release.KEEP_RELEASES + 1)]
+    nights = [publish_night(configuration, NIGHT + number * DAY) for number in range(retention.KEEP_RELEASES + 1)]
     assert nights[0] not in states(configuration)
     release.rollback(configuration, published_at=NOON, to=nights[1])
     for number in range(2):
@@ -197,6 +197,17 @@ def test_old_releases_are_retired_but_not_the_live_one_nor_the_one_before(config
             assert states(configuration)[nights[1]] == "previous"
     assert nights[1] not in states(configuration)
     assert len([state for state in states(configuration).values() if state in {"live", "previous", "kept"}]) >= 3
+
+
+def test_staged_nights_are_retired_only_when_nobody_touched_them_for_a_day(configuration: Configuration) -> None:
+    publish_night(configuration, NIGHT)
+    staging = configuration.releases / STAGING
+    waiting = [stage_night(configuration, NIGHT + number * DAY) for number in range(1, retention.KEEP_STAGED + 3)]
+    at = dt.datetime.fromtimestamp(max((staging / name).stat().st_mtime for name in waiting), dt.UTC)
+    retention.collect(configuration, keep=3, now=at + retention.STAGED_TIME / 2)
+    assert sorted(path.name for path in staging.iterdir()) == waiting
+    retention.collect(configuration, keep=3, now=at + retention.STAGED_TIME + dt.timedelta(seconds=1))
+    assert sorted(path.name for path in staging.iterdir()) == waiting[2:]
 
 
 def test_the_next_night_completes_the_history_of_a_killed_one(configuration: Configuration) -> None:

@@ -76,8 +76,9 @@ def test_a_night_asked_for_over_rest_outlives_a_killed_worker_and_starts_its_con
     with running_airflow(tmp_path / "airflow", postgresql_database, **bundles) as client:
         dags = {"nightly", "operations", "training", "ranking_refresh"}
         soon(lambda: {dag["dag_id"] for dag in listed(client, "dags", "dags")} == dags)
-        midnight = f"{NIGHT}T00:00:00Z"  # as `run_after` too: before today's night, which switching on starts
-        asked = client.post("/api/v2/dags/nightly/dagRuns", json={"logical_date": midnight, "run_after": midnight})
+        night = {"logical_date": None, "conf": {"date": str(NIGHT)}}
+        before = {"run_after": f"{NIGHT}T00:00:00Z"}  # today's night, which switching on starts
+        asked = client.post("/api/v2/dags/nightly/dagRuns", json=night | before)
         run = f"dags/nightly/dagRuns/{asked.raise_for_status().json()['dag_run_id']}"
         for dag_id in ("ranking_refresh", "nightly"):
             switch(client, dag_id, on=True)

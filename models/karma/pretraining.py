@@ -57,7 +57,7 @@ def pretrain(
     learned, held_out = _split(len(texts), seed)
     if not len(learned):
         return None
-    described = np.flatnonzero(np.diff(catalogue.tokens.offsets))
+    described = np.flatnonzero(catalogue.tokens.lengths)
     matched, asked = (described[part] for part in _split(len(described), seed))
     compressing = network.compressor is not None
     loop = LoopConfig(
@@ -74,7 +74,8 @@ def pretrain(
 
     def loss(rows: Rows, items: Rows, opening: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         written = _writing_loss(network, [texts[row] for row in rows], opening, generator=generator)
-        if not config.lambda_matching or len(items) < 2:
+        items = np.unique(items)
+        if not config.lambda_matching or len(items) < 2:  # one alone has nothing to be told from
             return written
         return written + config.lambda_matching * matching_loss(network, catalogue, items, config, generator=generator)
 
@@ -106,9 +107,9 @@ def matching_loss(
 ) -> Tensor:
     """InfoNCE of the interest after a query of some words of an item's text, without a history, against the items.
 
-    Both read-outs learn to carry every word. Items of equal text are no negatives of each other; no ids are shown.
+    `rows` are distinct. Both read-outs learn to carry every word. Items of equal text are no negatives of each other;
+    no ids are shown.
     """
-    rows = np.unique(rows)
     queries = [_words(catalogue.tokens[row], config.query_tokens, generator) for row in rows]
     inputs = {name: torch.from_numpy(value).to(network.device) for name, value in catalogue.inputs(rows).items()}
     id_index = torch.zeros_like(inputs.pop("id_index"))

@@ -13,6 +13,9 @@ from models.metrics import Interval
 SINK_SHARE, TOKEN_ACCURACY = 0.5, 3.0
 """KARMA has at most so much of action only's share of sinks, and at least so many times its decoded-token accuracy."""
 
+FEW_SINKS = 0.01
+"""With a smaller share of sinks, actions alone have not collapsed: there is nothing to halve."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -63,8 +66,10 @@ def _share(runs: Runs) -> Verdict:
     if not pairs:
         return Verdict(aim, "", None)
     ours, theirs = _means(pairs, lambda run: mean_over_heads(run, "sink_share"))
-    met = theirs > 0.0 and ours <= SINK_SHARE * theirs
-    return Verdict(aim, f"{100 * ours:.1f} % against {100 * theirs:.1f} %", met)
+    found = f"{100 * ours:.2f} % against {100 * theirs:.2f} %"
+    if theirs < FEW_SINKS:
+        return Verdict(aim, f"{found}: too few to halve", False)
+    return Verdict(aim, found, ours <= SINK_SHARE * theirs)
 
 
 def _accuracy(runs: Runs) -> Verdict:

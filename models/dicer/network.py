@@ -93,10 +93,13 @@ class Dicer(nn.Module):
 
     def silence_heads(self) -> None:
         """Let every head say 0, whatever it hears, until training moves it."""
-        for head in (self.own_head, self.interest_head, self.attraction_head):
-            if head is not None:
-                nn.init.zeros_(head.out.weight)
-                nn.init.zeros_(head.out.bias)
+        for weight in self._last_words():
+            nn.init.zeros_(weight)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no head says anything: as `silence_heads` left them, where training found nothing to add."""
+        return not any(bool(weight.any()) for weight in self._last_words())
 
     def encode(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d or more] and [items, d or more]."""
@@ -116,6 +119,10 @@ class Dicer(nn.Module):
         if self.attraction_head is not None:
             logits.append(self.attraction_head(h, attraction))
         return torch.stack(logits)
+
+    def _last_words(self) -> list[Tensor]:
+        heads = (self.own_head, self.interest_head, self.attraction_head)
+        return [weight for head in heads if head is not None for weight in (head.out.weight, head.out.bias)]
 
 
 def _base(count: int, config: DicerConfig) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.dicer.collaboration import Collaboration
 from models.dicer.encoder import Edges
-from models.dicer.evaluation import Scorers
+from models.dicer.evaluation import Scorers, inner_products
 from models.dicer.graphs import Graphs, Indices
 from models.dicer.losses import mixture
 from models.dicer.network import Dicer
@@ -23,6 +24,8 @@ _ATTENDED = 256  # items of a block that gathers its lists
 def scorers_of(network: Dicer, bases: tuple[Tensor, Tensor], edges: Edges, graphs: Graphs) -> Scorers:
     """Scores on `graphs` with base embeddings `bases` of its users and items; encodes once, now."""
     config = network.config
+    if network.collaboration is not None and network.is_silent:
+        return _by_likeness(network.collaboration, bases, edges)
     cut = config.fanout if config.modulation == "attention" else None  # extremes hear everyone at no cost
     voices = Voices(graphs, social=config.social, fanout=cut)
     if config.modulation == "attention":
@@ -44,6 +47,13 @@ def scorers_of(network: Dicer, bases: tuple[Tensor, Tensor], edges: Edges, graph
             [one(int(user), torch.from_numpy(row)) for user, row in zip(users, items, strict=True)], items.shape[1]
         ),
     )
+
+
+@torch.no_grad()
+def _by_likeness(likeness: Collaboration, bases: tuple[Tensor, Tensor], edges: Edges) -> Scorers:
+    """By the logit alone that silent heads add nothing to: its order is the score's, at a product a pair."""
+    users, items = likeness(*bases, edges.interactions)
+    return inner_products(users.numpy(), items.numpy())
 
 
 def _by_attention(network: Dicer, encoded: tuple[Tensor, Tensor], voices: Voices, count: int) -> Scorers:

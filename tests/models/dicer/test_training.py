@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from models.dicer.config import DicerConfig, dicer_tiny
+from models.dicer.encoder import edges_of
 from models.dicer.network import Dicer
+from models.dicer.scorers import scorers_of
+from models.dicer.scoring import friend_ends, score, tables
 from models.dicer.training import Sampler, TrainedDicer, cold_rows, train_dicer
 from tests.dicer_worlds import World, random_world, split_world, training_set
 
@@ -114,3 +117,20 @@ def test_targets_are_not_heard_by_the_better_variant() -> None:
 def test_a_node_unknown_to_training_has_a_row_of_zeros() -> None:
     base = torch.ones(2, 3)
     assert cold_rows(base, np.array([1, -1])).tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+@torch.no_grad()
+def test_heads_that_say_nothing_cost_nothing_to_judge_and_change_no_order() -> None:
+    graphs = random_world(5, users=7, items=6, density=0.5).graphs()
+    network = Dicer(dataclasses.replace(CONFIG, collaborative_layers=1), graphs.users, graphs.items).eval()
+    bases, users = (network.user_base, network.item_base), np.arange(graphs.users)
+    assert not network.is_silent
+    network.silence_heads()
+    assert network.is_silent
+    fast = scorers_of(network, bases, edges_of(graphs), graphs)
+    user_rows, item_rows = tables(network, *bases, edges_of(graphs))
+    index, real = (torch.from_numpy(array) for array in graphs.heard_friends().padded(users))
+    scores = score(network, user_rows, item_rows, friend_ends(user_rows, index, real))
+    every = fast.every_item(users)
+    np.testing.assert_allclose(torch.sigmoid(torch.from_numpy(every)).numpy(), scores.numpy(), atol=1e-6)
+    np.testing.assert_allclose(fast.pairs(users, np.tile([4, 1], (len(users), 1))), every[:, [4, 1]], atol=1e-6)

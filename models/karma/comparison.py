@@ -111,8 +111,13 @@ def stage_gain(group: Sequence[Run], measure: str, ranker: str) -> Interval | No
     return interval_of(mean, np.mean([run.arrays[f"replicates_{name}"] for run in group], axis=0))
 
 
-def recall(run: Run, other: Run | None, k: int) -> float:
-    """HR@k of a recall channel, alone or beside another: then each gives its first k / 2."""
-    if other is None:
-        return float(run.hits(k).mean())
-    return float((run.hits(k // 2) | other.hits(k // 2)).mean())
+def recall_gain(group: Sequence[Run], counting: Run, k: int, *, beside: bool = False) -> Interval | None:
+    """HR@k of the embedding's nearest items less that of `counting`, averaged over an arm's seeds; users are resampled.
+
+    `beside` takes the first k / 2 of each in the embedding's place.
+    """
+    if not group:
+        return None
+    alone = counting.hits(k).astype(float)
+    hits = [(run.hits(k // 2) | counting.hits(k // 2)) if beside else run.hits(k) for run in group]
+    return paired_bootstrap(np.mean(hits, axis=0) - alone, counting.arrays["user"])

@@ -16,7 +16,7 @@ from features.files import read_json, write_json
 from models.karma import benchmark, judging
 from models.karma.baselines import Neighbours
 from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings
-from models.karma.comparison import Runs, hit_gain, read_runs, recall, stage_gain
+from models.karma.comparison import Runs, hit_gain, read_runs, recall_gain, stage_gain
 from models.karma.config import KarmaConfig, karma_tiny
 from models.karma.figures import write_figures
 from models.karma.judging import Exam, exam_of
@@ -155,7 +155,10 @@ def test_comparisons_are_those_of_the_arrays(finished: Path) -> None:
     assert gain.mean == pytest.approx(np.mean([each["with_score"] - each["base"] for each in told]))
     ours, theirs = runs["karma"][0], runs["item_to_item"][0]
     both = (ours.arrays["rank"] <= 5) | (theirs.arrays["rank"] <= 5)
-    assert recall(ours, theirs, 10) == pytest.approx(both.mean())
+    recalled = [recall_gain([ours], theirs, 10, beside=beside) for beside in (False, True)]
+    expected = [hits.mean() - theirs.hits(10).mean() for hits in (ours.hits(10), both)]
+    assert [found and found.mean for found in recalled] == pytest.approx(expected)
+    assert recall_gain([], theirs, 10) is None
     assert hit_gain(runs, "karma", "nobody", 10) is None
 
 

@@ -67,17 +67,17 @@ class ByExtremes:
         users, items = edges.interactions
         histories = extremes_of(z, users, items, len(h))
         audiences, place = _audiences(h, edges.interactions, batch.items, len(z))
-        p, (n, c) = batch.positives, batch.items.shape
+        first, p, (n, c) = histories.first, batch.positives, batch.items.shape
         owners, targets = batch.users[:, None].expand(n, p).reshape(-1), batch.items[:, :p].reshape(-1)
         self.sliced: Sequence[Tensor] = (
             h.index_select(0, batch.users),
             z.index_select(0, batch.items.reshape(-1)).view(n, c, -1),
-            histories.first.index_select(0, batch.users),
+            first.index_select(0, batch.users),
             histories.without(owners, targets).view(n, p, -1),
             audiences.without(place[:, :p].reshape(-1), owners).view(n, p, -1),
-            audiences.first.index_select(0, place[:, p:].reshape(-1)).view(n, c - p, -1),
+            audiences.of(place[:, p:].reshape(-1)).view(n, c - p, -1),
         )
-        self.shared: Sequence[Tensor] = (histories.first,)
+        self.shared: Sequence[Tensor] = (first,)
         self.fusion, self.heard = network.config.friend_fusion, heard
 
     def vectors(

@@ -6,6 +6,8 @@ D is the width of an encoded node. Equation numbers are those of Fu et al., WWW 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,11 +36,11 @@ class Head(nn.Module):
 
     def left(self, x: Tensor) -> Tensor:
         """The user's side before the join, [..., D]."""
-        return self._side(x, 0) + self.join.bias
+        return self._side(x, 0, self._end(0)) + self.join.bias
 
     def right(self, x: Tensor) -> Tensor:
         """The item's side before the join, [..., D]."""
-        return self._side(x, 1)
+        return self._side(x, 1, self._end(1))
 
     def logits(self, left: Tensor, right: Tensor) -> Tensor:
         """Logit of each pair of sides, broadcast; [...]."""
@@ -50,16 +52,25 @@ class Head(nn.Module):
         logit: Tensor = self.out(hidden)
         return logit.squeeze(-1)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logit of each pair of the user's and the item's vectors, broadcast; [...]."""
-        return self.logits(self.left(left), self.right(right))
+    def forward(self, left: Tensor, right: Tensor, ends: Sequence[Tensor] | None = None) -> Tensor:
+        """Logit of each pair of the user's and the item's vectors, broadcast; [...].
 
-    def _side(self, x: Tensor, side: int) -> Tensor:
+        Who asks block by block gives the `tower_ends`, made once.
+        """
+        ends = self.tower_ends() if ends is None else ends
+        return self.logits(self._side(left, 0, ends[:2]) + self.join.bias, self._side(right, 1, ends[2:]))
+
+    def tower_ends(self) -> tuple[Tensor, ...]:
+        """What follows each tower up to the join: weight [D, D] and bias [D] of the user's side, then the item's."""
+        return (*self._end(0), *self._end(1))
+
+    def _end(self, side: int) -> tuple[Tensor, Tensor]:
         half, projection = self.join.weight.chunk(2, dim=1)[side], self.projections[side]
         assert isinstance(projection, nn.Linear)
-        return functional.linear(
-            self.drop(functional.relu(self.towers[side](x))), half @ projection.weight, half @ projection.bias
-        )
+        return half @ projection.weight, half @ projection.bias
+
+    def _side(self, x: Tensor, side: int, end: Sequence[Tensor]) -> Tensor:
+        return functional.linear(self.drop(functional.relu(self.towers[side](x))), *end)
 
 
 class Dicer(nn.Module):
@@ -93,10 +104,9 @@ class Dicer(nn.Module):
 
     def silence_heads(self) -> None:
         """Let every head say 0, whatever it hears, until training moves it."""
-        for head in (self.own_head, self.interest_head, self.attraction_head):
-            if head is not None:
-                nn.init.zeros_(head.out.weight)
-                nn.init.zeros_(head.out.bias)
+        for head in self.heads:
+            nn.init.zeros_(head.out.weight)
+            nn.init.zeros_(head.out.bias)
 
     def encode(self, user_base: Tensor, item_base: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Eqs. 2-5: h* [users, D] and z* [items, D] from base embeddings [users, d or more] and [items, d or more]."""
@@ -104,17 +114,31 @@ class Dicer(nn.Module):
         h, z = self.encoder(user_base[:, :d], item_base[:, :d], edges)
         return h, z
 
-    def head_logits(self, h: Tensor, z: Tensor, interest: Tensor | None, attraction: Tensor | None) -> Tensor:
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Those that are on: own, interest, attraction."""
+        return tuple(h for h in (self.own_head, self.interest_head, self.attraction_head) if h is not None)
+
+    def head_logits(
+        self,
+        h: Tensor,
+        z: Tensor,
+        interest: Tensor | None,
+        attraction: Tensor | None,
+        *,
+        ends: Sequence[Sequence[Tensor] | None] = (None, None, None),
+    ) -> Tensor:
         """Logits of the heads that are on, [heads, users, items].
 
         `h` is [users, 1, D], `z`, `interest` x_ui and `attraction` y_iu are [users, items, D]; a modulation whose head
-        is off may be None.
+        is off may be None. `ends` are the `Head.tower_ends` of the heads that are on, where they are made already.
         """
-        logits = [self.own_head(h, z)]
+        left = iter(ends)
+        logits = [self.own_head(h, z, next(left))]
         if self.interest_head is not None:
-            logits.append(self.interest_head(interest, z))
+            logits.append(self.interest_head(interest, z, next(left)))
         if self.attraction_head is not None:
-            logits.append(self.attraction_head(h, attraction))
+            logits.append(self.attraction_head(h, attraction, next(left)))
         return torch.stack(logits)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models.dicer.collaboration import Collaboration
 from models.dicer.config import DicerConfig
+from models.dicer.dropout import Dropout
 from models.dicer.encoder import Edges, Encoder
 
 
@@ -32,7 +33,7 @@ class Head(nn.Module):
         self.join = nn.Linear(2 * width, width)
         self.hidden = nn.Linear(width, config.hidden)
         self.out = nn.Linear(config.hidden, 1)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def left(self, x: Tensor) -> Tensor:
         """The user's side before the join, [..., D]."""

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from features.files import read_json, replacing_directory
 from models import processes
+from models.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def fit(
     """
     if config.accumulate % processes.count():
         raise ValueError(f"accumulate must be a multiple of the {processes.count()} processes, got {config.accumulate}")
+    keep_freed_memory()
     optimizer = torch.optim.AdamW(_groups(network, config), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = _start(network, optimizer, checkpoint)
     loss_of = _differentiable(network, objective)

@@ -14,6 +14,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import GATConv, MessagePassing
 
 from models.dicer.config import DicerConfig
+from models.dicer.dropout import Dropout
 from models.dicer.graphs import Graphs, Indices
 from models.dicer.twins import Twins, twins_of
 
@@ -129,7 +130,7 @@ class Relation(nn.Module):
         super().__init__()
         layer = AttentionLayer if config.encoder == "gat" else RelationLayer
         self.layers = nn.ModuleList(layer(config.dimension) for _ in range(config.layers))
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, D]: the base embedding and each layer's output at unit length."""

@@ -10,14 +10,17 @@ whole history. `models/dicer/definition.py` is the literal form that tests compa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
+from models.dicer.blocks import blocks_of
 from models.dicer.config import FriendFusion
 
-_COLUMNS = 32
+_ENTRIES = 1024  # of the lists of a block: what stands between stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,49 +76,92 @@ def ends_of(x: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Extremes:
-    """Largest and second-largest of `halves(x)` over each node's list, with the neighbours that own them.
+    """Ends of nodes by their owners, the neighbours whose numbers they are: `first_owner` [nodes, 2D].
 
-    All are [nodes, 2D]; the owner is -1 and the value 0 where a list has no such entry. Only the values carry
-    gradients, to their owners.
+    The owner is -1 and the value 0 where a list has nothing above zero. Only values carry gradients, to their owners;
+    of several equal ones the neighbour with the largest number owns.
     """
 
-    first: Tensor
-    second: Tensor
+    x: Tensor
+    lists: _Lists
     first_owner: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        """Ends of all nodes, [nodes, 2D]."""
+        return _owned(self.x, self.first_owner)
+
+    def of(self, nodes: Tensor) -> Tensor:
+        """Ends of `nodes` [n], [n, 2D]."""
+        return _owned(self.x, self.first_owner.index_select(0, nodes))
 
     def without(self, nodes: Tensor, left_out: Tensor) -> Tensor:
         """Ends of `nodes` [n] with neighbour `left_out` [n] not in their lists; [n, 2D]."""
-        is_owner = self.first_owner.index_select(0, nodes) == left_out[:, None]
-        return torch.where(is_owner, self.second.index_select(0, nodes), self.first.index_select(0, nodes))
+        distinct, place = torch.unique(nodes, return_inverse=True)
+        second = _owners(self.x.detach(), self.lists, distinct, leading=_second).index_select(0, place)
+        first = self.first_owner.index_select(0, nodes)
+        return _owned(self.x, torch.where(first == left_out[:, None], second, first))
 
 
 def extremes_of(x: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> Extremes:
     """As `ends_of`, with what leaving one neighbour out takes."""
-    rows = halves(x)
-    with torch.no_grad():
-        pieces = [
-            _owners(piece, nodes, neighbours, count) for piece in rows.chunk(-(-rows.shape[1] // _COLUMNS), dim=1)
-        ]
-        first, second = (torch.cat(owners, dim=1) for owners in zip(*pieces, strict=True))
-    return Extremes(_owned(rows, first), _owned(rows, second), first)
+    lengths = torch.bincount(nodes, minlength=count)
+    lists = _Lists(neighbours[nodes.argsort()], lengths.cumsum(0) - lengths, lengths)
+    return Extremes(x, lists, _owners(x.detach(), lists, torch.arange(count, device=x.device), leading=_first))
 
 
-def _owners(rows: Tensor, nodes: Tensor, neighbours: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    # A float that is not negative orders like its bits, so value above owner in one number makes one maximum find both.
-    # Read as float64, because torch's maximum of integers is four times slower; float32's bits on top make no NaN.
-    owner = torch.arange(len(rows), device=rows.device)[:, None]
-    packed = (rows.contiguous().view(torch.int32).long() << 32) | owner
-    said = packed.view(torch.float64).index_select(0, neighbours)
-    index = nodes[:, None].expand(-1, rows.shape[1])
-    nothing = said.new_full((count, rows.shape[1]), -1)
-    first = nothing.scatter_reduce(0, index, said, "amax")
-    second = nothing.scatter_reduce(0, index, said.masked_fill_(said == first.index_select(0, nodes), -1), "amax")
-    return _owner(first), _owner(second)
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """Those of node `n` are the `lengths[n]` entries from `starts[n]` on."""
+
+    entries: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    def padded(self, nodes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of few entries: which of `nodes` by their places [n], and their lists [n, longest], the last repeated.
+
+        Lists of a block are about as long as one another; those without an entry are in none.
+        """
+        lengths, order = self.lengths[nodes].sort(stable=True)
+        empty = int((lengths == 0).sum())
+        lengths, order = lengths[empty:], order[empty:]
+        for part in blocks_of(lengths.cpu().numpy(), rows=_ENTRIES, cells=_ENTRIES) if len(order) else ():
+            within = torch.arange(int(lengths[part][-1]), device=nodes.device).minimum(lengths[part, None] - 1)
+            yield order[part], self.entries[self.starts[nodes[order[part]], None] + within]
 
 
-def _owner(said: Tensor) -> Tensor:
-    return torch.where(said < 0, -1, said.view(torch.long) & (2**32 - 1))
+_Leading = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def _owned(rows: Tensor, owners: Tensor) -> Tensor:
-    return rows.gather(0, owners.clamp(min=0)).masked_fill(owners < 0, 0.0)
+def _owners(x: Tensor, lists: _Lists, nodes: Tensor, *, leading: _Leading) -> Tensor:
+    """Who says what `leading` finds on the lists of `nodes` [n]: [n, 2D], -1 where that is not above zero."""
+    owners = nodes.new_empty(len(nodes), 2 * x.shape[1]).fill_(-1)
+    for places, listed in lists.padded(nodes):
+        # A float's bits above a number's make one float64 that orders like both: one reduction finds value and owner,
+        # and the bits of a float32 on top make no NaN. Below zero the largest number makes the smallest, as it should.
+        bits = x.index_select(0, listed.flatten()).view(torch.int32).long().bitwise_left_shift_(32)
+        high, low = leading(bits.bitwise_or_(listed.view(-1, 1)).view(torch.float64).view(*listed.shape, -1))
+        said = torch.cat([high, -low], dim=1).view(torch.long)
+        owners[places] = torch.where(said < 2**32, -1, said & (2**32 - 1))  # smaller: the value is not above zero
+    return owners
+
+
+def _first(said: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest of each list, [n, longest, D] to [n, D] each."""
+    return said.amax(dim=1), said.amin(dim=1)
+
+
+def _second(said: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest that those of `_first` leave; infinite where they leave none."""
+    high, low = _first(said)
+    below, above = (said.masked_fill(said == most[:, None], away) for most, away in ((high, -inf), (low, inf)))
+    return below.amax(dim=1), above.amin(dim=1)
+
+
+def _owned(x: Tensor, owners: Tensor) -> Tensor:
+    """What the `owners` [n, 2D] say, 0 where there is none; an owner's own half is its absolute value."""
+    columns = torch.arange(x.shape[1], device=x.device).repeat(2)
+    # as one long row: torch gathers from a matrix column by column, far from where the last number was
+    flat = owners.clamp(min=0).mul_(x.shape[1]).add_(columns).flatten()
+    return x.flatten().gather(0, flat).view(owners.shape).abs().masked_fill(owners < 0, 0.0)

@@ -6,12 +6,15 @@ D is the width of an encoded node. Equation numbers are those of Fu et al., WWW 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.dicer.collaboration import Collaboration
 from models.dicer.config import DicerConfig
+from models.dicer.dropout import Dropout
 from models.dicer.encoder import Edges, Encoder
 
 
@@ -30,15 +33,15 @@ class Head(nn.Module):
         self.join = nn.Linear(2 * width, width)
         self.hidden = nn.Linear(width, config.hidden)
         self.out = nn.Linear(config.hidden, 1)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def left(self, x: Tensor) -> Tensor:
         """The user's side before the join, [..., D]."""
-        return self._side(x, 0) + self.join.bias
+        return self._side(x, 0, self._end(0)) + self.join.bias
 
     def right(self, x: Tensor) -> Tensor:
         """The item's side before the join, [..., D]."""
-        return self._side(x, 1)
+        return self._side(x, 1, self._end(1))
 
     def logits(self, left: Tensor, right: Tensor) -> Tensor:
         """Logit of each pair of sides, broadcast; [...]."""
@@ -50,16 +53,25 @@ class Head(nn.Module):
         logit: Tensor = self.out(hidden)
         return logit.squeeze(-1)
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logit of each pair of the user's and the item's vectors, broadcast; [...]."""
-        return self.logits(self.left(left), self.right(right))
+    def forward(self, left: Tensor, right: Tensor, ends: Sequence[Tensor] | None = None) -> Tensor:
+        """Logit of each pair of the user's and the item's vectors, broadcast; [...].
 
-    def _side(self, x: Tensor, side: int) -> Tensor:
+        Who asks block by block gives the `tower_ends`, made once.
+        """
+        ends = self.tower_ends() if ends is None else ends
+        return self.logits(self._side(left, 0, ends[:2]) + self.join.bias, self._side(right, 1, ends[2:]))
+
+    def tower_ends(self) -> tuple[Tensor, ...]:
+        """What follows each tower up to the join: weight [D, D] and bias [D] of the user's side, then the item's."""
+        return (*self._end(0), *self._end(1))
+
+    def _end(self, side: int) -> tuple[Tensor, Tensor]:
         half, projection = self.join.weight.chunk(2, dim=1)[side], self.projections[side]
         assert isinstance(projection, nn.Linear)
-        return functional.linear(
-            self.drop(functional.relu(self.towers[side](x))), half @ projection.weight, half @ projection.bias
-        )
+        return half @ projection.weight, half @ projection.bias
+
+    def _side(self, x: Tensor, side: int, end: Sequence[Tensor]) -> Tensor:
+        return functional.linear(self.drop(functional.relu(self.towers[side](x))), *end)
 
 
 class Dicer(nn.Module):
@@ -107,22 +119,35 @@ class Dicer(nn.Module):
         h, z = self.encoder(user_base[:, :d], item_base[:, :d], edges)
         return h, z
 
-    def head_logits(self, h: Tensor, z: Tensor, interest: Tensor | None, attraction: Tensor | None) -> Tensor:
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Those that are on: own, interest, attraction."""
+        return tuple(h for h in (self.own_head, self.interest_head, self.attraction_head) if h is not None)
+
+    def head_logits(
+        self,
+        h: Tensor,
+        z: Tensor,
+        interest: Tensor | None,
+        attraction: Tensor | None,
+        *,
+        ends: Sequence[Sequence[Tensor] | None] = (None, None, None),
+    ) -> Tensor:
         """Logits of the heads that are on, [heads, users, items].
 
         `h` is [users, 1, D], `z`, `interest` x_ui and `attraction` y_iu are [users, items, D]; a modulation whose head
-        is off may be None.
+        is off may be None. `ends` are the `Head.tower_ends` of the heads that are on, where they are made already.
         """
-        logits = [self.own_head(h, z)]
+        left = iter(ends)
+        logits = [self.own_head(h, z, next(left))]
         if self.interest_head is not None:
-            logits.append(self.interest_head(interest, z))
+            logits.append(self.interest_head(interest, z, next(left)))
         if self.attraction_head is not None:
-            logits.append(self.attraction_head(h, attraction))
+            logits.append(self.attraction_head(h, attraction, next(left)))
         return torch.stack(logits)
 
     def _last_words(self) -> list[Tensor]:
-        heads = (self.own_head, self.interest_head, self.attraction_head)
-        return [weight for head in heads if head is not None for weight in (head.out.weight, head.out.bias)]
+        return [weight for head in self.heads for weight in (head.out.weight, head.out.bias)]
 
 
 def _base(count: int, config: DicerConfig) -> Tensor:

@@ -67,17 +67,17 @@ class ByExtremes:
         users, items = edges.interactions
         histories = extremes_of(z, users, items, len(h))
         audiences, place = _audiences(h, edges.interactions, batch.items, len(z))
-        p, (n, c) = batch.positives, batch.items.shape
+        first, p, (n, c) = histories.first, batch.positives, batch.items.shape
         owners, targets = batch.users[:, None].expand(n, p).reshape(-1), batch.items[:, :p].reshape(-1)
         self.sliced: Sequence[Tensor] = (
             h.index_select(0, batch.users),
             z.index_select(0, batch.items.reshape(-1)).view(n, c, -1),
-            histories.first.index_select(0, batch.users),
+            first.index_select(0, batch.users),
             histories.without(owners, targets).view(n, p, -1),
             audiences.without(place[:, :p].reshape(-1), owners).view(n, p, -1),
-            audiences.first.index_select(0, place[:, p:].reshape(-1)).view(n, c - p, -1),
+            audiences.of(place[:, p:].reshape(-1)).view(n, c - p, -1),
         )
-        self.shared: Sequence[Tensor] = (histories.first,)
+        self.shared: Sequence[Tensor] = (first,)
         self.fusion, self.heard = network.config.friend_fusion, heard
 
     def vectors(
@@ -163,9 +163,9 @@ def loss_of(network: Dicer, ready: Modulated, batch: Batch) -> Tensor:
     low = config.precision == "bfloat16"
 
     def block(part: slice, sliced: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        vectors = ready.vectors(part, sliced, shared)
+        vectors, made = ready.vectors(part, sliced, shared), shared[-len(ends) :]
         with torch.autocast(config.device, dtype=torch.bfloat16, enabled=low):
-            logits = network.head_logits(*vectors)
+            logits = network.head_logits(*vectors, ends=[made[at : at + 4] for at in range(0, len(made), 4)])
         wanted, logits = labels[part], logits.float()
         share = len(wanted) / len(labels)
         if config.loss == "focal":
@@ -173,10 +173,11 @@ def loss_of(network: Dicer, ready: Modulated, batch: Batch) -> Tensor:
         weights = network.head_weights / network.head_weights.sum()
         return share * cross_entropy(logits, wanted, weights)
 
+    ends = [tensor for head in network.heads for tensor in head.tower_ends()]  # a block's cost as much as its pairs
     heads = [weight for name, weight in network.named_parameters() if "_head." in name]
     rows = max(1, _PAIRS // batch.items.shape[1])
     blocks = blocks_of(ready.heard.lists.lengths, rows=rows, cells=_VOICES)
-    return sum_in_blocks(block, ready.sliced, [*ready.shared, *heads], blocks=blocks)
+    return sum_in_blocks(block, ready.sliced, [*ready.shared, *heads, *ends], blocks=blocks)
 
 
 def step_loss(network: Dicer, edges: Edges, batch: Batch, voices: Voices, *, generator: torch.Generator) -> Tensor:

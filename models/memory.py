@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
 
     glibc maps every large tensor anew and unmaps it when freed, so the kernel clears the same pages step after step:
     300,000 page faults and 0.5 to 1.3 of 8 s in a step of DICER on the paper's protocol, and none with this. The peak
-    there is 3.1 GB, no more than without, and is reached within six steps; it is then held to the end.
+    there is 3.1 to 3.2 GB, against 3.0 without, and is reached within six steps; it is then held to the end.
     """
     if platform.libc_ver()[0] == "glibc":
         allocator = ctypes.CDLL(None)

@@ -159,7 +159,7 @@ def _compare(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         return night.scores(chosen).size
 
     def drawn() -> Iterator[int]:
-        return iter(generator.choice(len(batches), BATCHES_PER_TURN, replace=False).tolist())
+        return iter(generator.choice(len(batches), min(BATCHES_PER_TURN, len(batches)), replace=False).tolist())
 
     ways: dict[str, Way] = {
         "literal": lambda pool: pool.map(literal, drawn()),

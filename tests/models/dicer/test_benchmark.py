@@ -271,6 +271,17 @@ def test_the_page_tells_how_the_network_fits_where_a_run_has_it() -> None:
     assert page_text([old, unknown]) == without
 
 
+def test_the_page_says_how_far_the_ablations_can_be_trusted() -> None:
+    runs = [made_up("popularity", 0, 0.2), made_up("popularity", 1, 0.3), made_up("dicer", 0, 0.4)]
+    assert "How far to trust" not in page_text(runs)
+    (told,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.25)]).splitlines() if "trust" in line)
+    assert told.startswith("How far to trust the changes: on seed 0 the whole model of this table has CappedRecall@10 ")
+    assert "0.2500, DICER at full size 0.4000, popularity 0.2000. It has learned 25 % of what full size gains" in told
+    assert told.endswith("One seed does not say how much of it is chance.")
+    (level,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.45)]).splitlines() if "trust" in line)
+    assert "It has learned" not in level
+
+
 def test_a_page_of_nothing_invents_nothing() -> None:
     page = page_text([])
     assert page.count("not run") >= 12

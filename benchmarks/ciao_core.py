@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from features.social_alignment import require_alignment, social_alignment
+
 CIAO = Path(__file__).resolve().parents[2] / "shared" / "data" / "ciao"
 CORE = 5
 
@@ -27,8 +29,12 @@ class Core:
 
 
 def five_core(data: Path, *, seed: int) -> Core:
-    """The 5-core of the files in `data`, or where they are absent one of lists whose lengths are as skewed."""
-    if (data / "rating.mat").is_file():
+    """The 5-core of the files in `data`, or where they are absent one of lists whose lengths are as skewed.
+
+    Raises SocialMisalignment if the files' relations are of other people than their ratings.
+    """
+    read = (data / "rating.mat").is_file()
+    if read:
         pairs = loadmat(data / "rating.mat")["rating"][:, :2].astype(np.int64)
         friends = loadmat(data / "trustnetwork.mat")["trustnetwork"].astype(np.int64)
         name = f"Ciao, {CORE}-core of {data}"
@@ -42,7 +48,11 @@ def five_core(data: Path, *, seed: int) -> Core:
     users, user_rows = np.unique(pairs[:, 0], return_inverse=True)
     items, item_rows = np.unique(pairs[:, 1], return_inverse=True)
     known = np.searchsorted(users, friends[np.isin(friends, users).all(axis=1)]).T
-    return Core(name, np.stack([user_rows, item_rows]), known, len(users), len(items))
+    core = Core(name, np.stack([user_rows, item_rows]), known, len(users), len(items))
+    if read:  # generated relations are nobody's
+        alignment = social_alignment(core.friends, core.pairs, seed=0, users=core.users)
+        require_alignment(alignment, advice=f"Nothing was measured. Check that {data} has its own trustnetwork.mat")
+    return core
 
 
 def _popular(generator: np.random.Generator, items: int, count: int) -> Indices:

@@ -155,8 +155,8 @@ def register(file: Path | None, as_json: bool) -> None:
 def train(file: Path | None, as_json: bool, date: dt.date, model: str | None, backbone: str | None) -> None:
     """Train on what was known at a date, export to ONNX, and promote through the gates."""
     configuration = with_backbone(load(file), backbone)
-    nights.prepare(configuration, date, announce=_announce)
     chosen = [model] if model else list(MODELS)
+    nights.prepare(configuration, date, chosen, announce=_announce)
     promotions = nights.run_training(configuration, date, chosen, clock=now, announce=_announce)
     lines = [f"{p['version']} promoted: " + "; ".join(gate["sentence"] for gate in p["gates"]) for p in promotions]
     say({"promotions": promotions}, as_json, lines)

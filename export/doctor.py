@@ -22,6 +22,7 @@ from export.doctor_airflow import (
 from export.doctor_feast import missing_batch_size, registry_growth, schema_drift, ttl_against_refresh
 from export.doctor_packages import missing_extras, pin_conflicts
 from export.doctor_pools import missing_pools
+from export.doctor_settings import unusable_settings
 from export.doctor_setup import Finding, Setup
 from export.doctor_state import clocks, disk_of_the_next_night, gapped_partitions, killed_runs, stale_partitions
 from features.errors import AttractorError
@@ -46,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     public_addresses,
     pin_conflicts,
     missing_extras,
+    unusable_settings,
 )
 
 

@@ -58,12 +58,16 @@ def _interest(explained: ExplainedScore) -> Iterator[str]:
         return
     yield _moved(_HEADS["interest"], interest.moved, interest.attributed)
     yield _line(f"own history, {_count(interest.own, 'item')}", interest.own, _items(interest.own, explained.titles))
-    for friend in interest.friends[:FRIENDS_SHOWN]:
+    telling = [friend for friend in interest.friends if friend.history.attribution]
+    mute = [friend for friend in interest.friends if not friend.history.attribution]  # a row of zeros says nothing
+    for friend in telling[:FRIENDS_SHOWN]:
         name = f"friend {friend.id}, attention {friend.attention:.0%}, {_count(friend.history, 'item')}"
         yield _line(name, friend.history, _items(friend.history, explained.titles))
-    if rest := interest.friends[FRIENDS_SHOWN:]:
+    if rest := telling[FRIENDS_SHOWN:] + mute:
         attention, attribution = (sum(f.attention for f in rest), sum(f.history.attribution for f in rest))
-        name = f"{len(rest)} more friend{'' if len(rest) == 1 else 's'}, attention {attention:.0%}"
+        name = (
+            f"{len(rest)} {'more ' if telling else ''}friend{'' if len(rest) == 1 else 's'}, attention {attention:.0%}"
+        )
         yield f"  {name:<42} {attribution:+.2g}"
 
 

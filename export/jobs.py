@@ -338,14 +338,13 @@ def _feature_inputs(configuration: Configuration, date: dt.date) -> dict[str, An
 
 def _training_inputs(configuration: Configuration, date: dt.date, model: str) -> dict[str, Any]:
     from export.karma_settings import karma_config
+    from export.model_settings import dicer_config
     from features.training_sets import fingerprint_of
-    from models.dicer.config import NAMED, DicerConfig
 
     fingerprint = fingerprint_of(configuration, date, f"{model}_training_v1")
     # defaults too: a checkpoint fits one network
     if model == "dicer":
-        dicer = configuration.section("dicer", DicerConfig, named=NAMED)
-        return {"training_set": fingerprint, "config": asdict(dicer)}
+        return {"training_set": fingerprint, "config": asdict(dicer_config(configuration))}
     karma = karma_config(configuration)
     inputs = {"training_set": fingerprint, "config": asdict(karma)}
     if karma.backbone:

@@ -15,6 +15,7 @@ from export import artifacts
 from export.held_out import HELD_OUT, METRIC, held_out_gains
 from export.karma_settings import AlignmentConfig, karma_config, standing_karma
 from export.ledger import Figures
+from export.model_settings import dicer_config
 from features.configuration import Configuration
 from features.files import sha256_of_file, sha256_of_json
 from features.training_sets import TrainingSet, read_training_set
@@ -89,8 +90,6 @@ def _fit(configuration: Configuration, date: dt.date, model: str, run: Path) -> 
         from models.karma.training import train_karma
 
         return train_karma(training_set, karma_config(configuration), seed=SEED, checkpoint=run), training_set
-    from models.dicer.config import NAMED, DicerConfig
     from models.dicer.training import train_dicer
 
-    dicer = configuration.section("dicer", DicerConfig, named=NAMED)
-    return train_dicer(training_set, dicer, seed=SEED, checkpoint=run), training_set
+    return train_dicer(training_set, dicer_config(configuration), seed=SEED, checkpoint=run), training_set

@@ -8,6 +8,7 @@ from functools import partial
 
 from export import stages
 from export.ledger import Figures, StageResult
+from export.model_settings import require_trainable
 from features.configuration import Configuration
 
 Announce = Callable[[str, StageResult | None], None]
@@ -28,7 +29,7 @@ def run_night(
     Where only one model's part is refused, the other goes live beside what stood. Raises GateFailed if a gate refuses
     more than that: what is served stays as it was.
     """
-    prepare(configuration, date, announce=announce)
+    prepare(configuration, date, stages.missing_champions(configuration), announce=announce)
     run_training(configuration, date, stages.missing_champions(configuration), clock=clock, announce=announce)
     _run("score", partial(stages.score, configuration, date), announce)
     staged = _run("stage", partial(stages.stage, configuration, date), announce)
@@ -38,8 +39,13 @@ def run_night(
     return stages.publish(configuration, release_id, published_at=clock(), force_reason=force_reason)
 
 
-def prepare(configuration: Configuration, date: dt.date, *, announce: Announce) -> None:
-    """Land, build and register: what both a night and a training begin with."""
+def prepare(configuration: Configuration, date: dt.date, models: Sequence[str], *, announce: Announce) -> None:
+    """Land, build and register: what both a night and a training begin with.
+
+    Raises ConfigurationError before all of it if the settings of `models`, which will be trained, cannot be used.
+    """
+    for model in models:
+        require_trainable(configuration, model)
     _run("land", partial(stages.land, configuration, date), announce)
     _run("build", partial(stages.build, configuration, date), announce)
     _run("register", partial(stages.register, configuration), announce)

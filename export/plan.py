@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from export import champions, jobs
 from export.ledger import Job, Ledger, open_ledger
 from export.ledger_models import StageRun, State
+from export.model_settings import require_trainable
 from features.configuration import Configuration
 from features.errors import MissingInput
 from features.windows import midnight
@@ -67,7 +68,12 @@ class Plan:
 
 
 def plan(configuration: Configuration, date: dt.date) -> Plan:
-    """The plan of the night of `date`. Raises ConfigurationError if the source cannot be opened."""
+    """The plan of the night of `date`.
+
+    Raises ConfigurationError if the source cannot be opened, or a model that the night has to train not be trained.
+    """
+    for model in champions.missing_champions(configuration):
+        require_trainable(configuration, model)
     ledger = open_ledger(configuration)
     size, told = _source_rows(configuration)
     growth = _growth(ledger, date, size)

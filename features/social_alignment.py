@@ -6,13 +6,18 @@ have more friends (the correlation). A graph whose user ids are of another id sp
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
+
+from features.errors import SocialMisalignment
+
+log = logging.getLogger(__name__)
 
 Indices = NDArray[np.int64]
 Verdict = Literal["aligned", "weak", "misaligned", "unknown"]
@@ -102,6 +107,14 @@ def judged(sample: Sample, *, seed: int) -> Alignment:
         general_share=sample.active / sample.users if sample.users else None,
         sentence=_sentence(sample, lift, spread, correlation),
     )
+
+
+def require_alignment(alignment: Alignment, *, advice: str) -> None:
+    """Warn of a graph that is not surely aligned. Raises SocialMisalignment, with the `advice`, if it is misaligned."""
+    if alignment.verdict == "misaligned":
+        raise SocialMisalignment(alignment.sentence, figures=asdict(alignment), advice=advice)
+    if alignment.pairs and alignment.verdict != "aligned":
+        log.warning("social alignment is %s: %s", alignment.verdict, alignment.sentence)
 
 
 def _verdict(sample: Sample, lift: float | None, spread: float | None, correlation: float | None) -> Verdict:

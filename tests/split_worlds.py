@@ -32,11 +32,11 @@ def toy_split(seed: int, *, users: int = 40, items: int = 60, sampled: bool = Fa
     return Split(users, items, train, np.stack([ring, (ring + 2) % users]), judged[0], judged[1])
 
 
-def toy_protocol(*, sampled: bool = False) -> Protocol:
+def toy_protocol(*, users: int = 40, sampled: bool = False) -> Protocol:
     """Reads nothing."""
 
     def read(data: Path, seed: int) -> Split:
-        return toy_split(seed, sampled=sampled)
+        return toy_split(seed, users=users, sampled=sampled)
 
     return Protocol("toy", read, (5, 10), ("Recall@10", "NDCG@10"))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from features.files import read_json, sha256_of_json, write_json
+from features.social_alignment import require_alignment
 from models.benchmark import environment, peak_memory_mib, reset_peak_memory
 from models.dicer.baselines import (
     FactorConfig,
@@ -37,6 +38,7 @@ _TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 # For the sake of time; d = 32 gains nothing after the first 100 to 200 steps (models/LOG.md).
 _ABLATION_SIZE = {"dimension": 32, "hidden": 32, "negatives": 4, "learning_rate": 5e-3, "steps": 225}
+_ADVICE = "Nothing was run. Check which file of --data the relations come from: its users must be those of the events"
 _LIBRARIES = ("torch", "torch-geometric", "numpy", "scipy")
 
 
@@ -127,15 +129,21 @@ def run_benchmark(
     announce: Callable[[str], None],
     finished: Callable[[], None] = lambda: None,
 ) -> None:
-    """Do the runs that are not done; `clock` counts seconds, `finished` is called after each run."""
+    """Do the runs that are not done; `clock` counts seconds, `finished` is called after each run.
+
+    Raises MissingInput if the data is not there, SocialMisalignment if its network is of other people.
+    """
+    data = _Data(protocol, places.data)
     for arm in chosen:
         for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
             name = f"{protocol.name} {arm.name} seed {seed}"
-            if done(protocol, arm, seed, places) is not None:
-                announce(f"{name}: done before with the same configuration, re-used")
+            before = done(protocol, arm, seed, places, fingerprint=data.fingerprint(seed))
+            if before is not None:
+                same = "configuration and data" if "data" in before else "configuration, of data that it does not name"
+                announce(f"{name}: done before with the same {same}, re-used")
                 continue
             announce(f"{name} …")
-            run = _Run(protocol, arm, seed, places, clock)
+            run = _Run(protocol, arm, seed, places, clock, data)
             result = run.result()
             write_json(places.result(protocol.name, arm.name, seed), result)
             shutil.rmtree(run.folder, ignore_errors=True)
@@ -143,19 +151,50 @@ def run_benchmark(
             finished()
 
 
-def done(protocol: Protocol, arm: Arm, seed: int, places: Places) -> dict[str, Any] | None:
-    """The finished run of these very trials, if there is one."""
+def done(protocol: Protocol, arm: Arm, seed: int, places: Places, *, fingerprint: str) -> dict[str, Any] | None:
+    """The finished run of these very trials on the data of `fingerprint`, if there is one.
+
+    A run from before its data was recorded is taken for one.
+    """
     file = places.result(protocol.name, arm.name, seed)
     if not file.is_file():
         return None
     result = read_json(file)
-    return result if result["identity"] == identity(protocol, arm) else None
+    same = result["identity"] == identity(protocol, arm) and result.get("data", fingerprint) == fingerprint
+    return result if same else None
 
 
 def identity(protocol: Protocol, arm: Arm) -> str:
     """What decides a run beside its seed: protocol, metrics, graphs and every trial's configuration."""
     trials = [asdict(config) for config in arm.trials]
     return sha256_of_json([protocol.name, protocol.cutoffs, protocol.selection, arm.name, dict(arm.graphs), trials])
+
+
+@dataclass(eq=False)
+class _Data:
+    """A protocol's splits by seed: the latest is held for the next arm, and of all that were read the fingerprint."""
+
+    protocol: Protocol
+    folder: Path
+    _latest: tuple[int, Split] | None = None
+    _fingerprints: dict[int, str] = field(default_factory=dict)
+
+    def split(self, seed: int) -> Split:
+        """A split whose network belongs to its people. Raises SocialMisalignment if it does not."""
+        if self._latest is None or self._latest[0] != seed:
+            self._latest = None  # two at a time would double the memory
+            split = self.protocol.read(self.folder, seed)
+            if seed not in self._fingerprints:
+                require_alignment(split.alignment, advice=_ADVICE)
+                self._fingerprints[seed] = split.fingerprint()
+            self._latest = seed, split
+        return self._latest[1]
+
+    def fingerprint(self, seed: int) -> str:
+        """What the split of a seed is told by."""
+        if seed not in self._fingerprints:
+            self.split(seed)
+        return self._fingerprints[seed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,17 +206,18 @@ class _Run:
     seed: int
     places: Places
     clock: Callable[[], float]
+    data: _Data
 
     @property
     def folder(self) -> Path:
-        # by identity, so that a changed configuration never continues an older one's training
-        name = f"{self.arm.name}-{self.seed}-{identity(self.protocol, self.arm)[:12]}"
-        return self.places.work / self.protocol.name / name
+        # by identity and data, so that nothing continues a training of another configuration or of other data
+        told = sha256_of_json([identity(self.protocol, self.arm), self.data.fingerprint(self.seed)])
+        return self.places.work / self.protocol.name / f"{self.arm.name}-{self.seed}-{told[:12]}"
 
     def result(self) -> dict[str, Any]:
         """The whole file: the kept trial on both parts, and on validation what it was chosen from."""
         reset_peak_memory()
-        split, selection = self.protocol.read(self.places.data, self.seed), self.protocol.selection
+        split, selection = self.data.split(self.seed), self.protocol.selection
         best, trained, told = -1, None, {}
         competed = []
         for k in self._candidates():
@@ -188,6 +228,7 @@ class _Run:
         assert trained is not None
         return {
             "identity": identity(self.protocol, self.arm),
+            "data": self.data.fingerprint(self.seed),
             "protocol": self.protocol.name,
             "arm": self.arm.name,
             "seed": self.seed,
@@ -205,7 +246,8 @@ class _Run:
     def _candidates(self) -> Sequence[int]:
         if self.seed == _FIRST_SEED or len(self.arm.trials) == 1:
             return range(len(self.arm.trials))
-        first = done(self.protocol, self.arm, _FIRST_SEED, self.places)
+        known = self.data.fingerprint(_FIRST_SEED)
+        first = done(self.protocol, self.arm, _FIRST_SEED, self.places, fingerprint=known)
         assert first is not None  # seeds are run in order
         return [int(first["trial"])]
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol as Interface
 
 import numpy as np
 
 from features.errors import MissingInput
+from features.social_alignment import Alignment, social_alignment
 from models.dicer.evaluation import Evaluation, HeldOut, Scorers, evaluate_full, evaluate_sampled, truth_of
 from models.dicer.graphs import Graphs, Indices, Lists
 from models.dicer.histories import lists_of_pairs, unseen_of
@@ -94,8 +97,24 @@ class Split:
 
         return graphs_from_arrays(self.interactions, self.friends, self.users, self.items, threshold=threshold, cap=cap)
 
-    def facts(self) -> dict[str, float | int]:
-        """What the page says of the split; `cold` is the share of test positives whose item is not in train."""
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Whether the network belongs to the people of the training interactions."""
+        return social_alignment(self.friends, self.interactions, seed=0, users=self.users)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the training interactions, the network and the truth of both parts."""
+        digest = sha256(f"{self.users} {self.items}".encode())
+        for array in (self.interactions, self.friends, _pairs_of(self.validation.truth), _pairs_of(self.test.truth)):
+            digest.update(f" {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def facts(self) -> dict[str, float | int | None]:
+        """What the page says of the split; `cold` is the share of test positives whose item is not in train.
+
+        `lift` and `correlation` are the alignment's, None where they cannot be computed.
+        """
         trained = np.zeros(self.items, np.bool_)
         trained[self.interactions[1]] = True
         wanted = np.array([item for items in self.test.truth.positives for item in items], np.int64)
@@ -109,6 +128,8 @@ class Split:
             "test_users": len(self.test.truth.users),
             "relations": self.friends.shape[1],
             "cold": round(float((~trained[wanted]).mean()), 4) if len(wanted) else 0.0,
+            "lift": _rounded(self.alignment.lift),
+            "correlation": _rounded(self.alignment.correlation),
         }
 
 
@@ -197,6 +218,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
+def _pairs_of(truth: HeldOut) -> Indices:
+    """User row and item row of every positive, [2, n]."""
+    lists = [sorted(items) for items in truth.positives]
+    items = np.array([item for listed in lists for item in listed], np.int64)
+    return np.stack([np.repeat(truth.users, np.array([len(listed) for listed in lists], np.int64)), items])
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 4)
+
+
 def _ends(pairs: int) -> tuple[int, int]:
     """Where train ends and where validation ends, of 80/10/10."""
     tenth = round(pairs / 10)
@@ -234,7 +266,11 @@ def _numbered(pairs: Indices, friends: Indices) -> tuple[Indices, Indices, int, 
 def _matrix(file: Path, name: str) -> Indices:
     from scipy.io import loadmat
 
-    matrix: Indices = loadmat(_present(file))[name].astype(np.int64)
+    matrices = loadmat(_present(file))
+    if name not in matrices:
+        found = ", ".join(key for key in matrices if not key.startswith("__")) or "none"
+        raise MissingInput(f"{file}: expected a matrix {name!r}, found {found}")
+    matrix: Indices = matrices[name].astype(np.int64)
     return matrix
 
 

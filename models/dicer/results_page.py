@@ -22,6 +22,9 @@ MAIN = {
 }
 """The arms of every protocol, and their names on the page."""
 
+_WHOLE = ABLATIONS[0].arm
+"""What the ablations are held against: of their size, unlike the arm `dicer`."""
+
 _RULES = {
     "paper": """
 Ciao, every rating a positive; all distinct pairs split 80/10/10 at random by seed. Each user's positives are ranked
@@ -100,14 +103,24 @@ def _section(protocol: Protocol, groups: Mapping[str, list[Result]]) -> Iterator
 def _split_of(groups: Mapping[str, list[Result]]) -> Iterator[str]:
     for group in groups.values():
         facts = group[0]["split"]
-        told = {name: f"{value:,}" for name, value in facts.items()}
+        told = {name: f"{value:,}" for name, value in facts.items() if value is not None}
         yield (
             f"{told['users']} users, {told['items']} items, {told['relations']} relations; {told['train']} pairs to "
             f"train on, {told['validation']} of {told['validation_users']} users to validate, {told['test']} of "
             f"{told['test_users']} users to test (seed {group[0]['seed']}). {100 * facts['cold']:.1f} % of the test's "
-            "positives are items that nobody has in train.\n"
+            f"positives are items that nobody has in train.{_alignment(groups)}\n"
         )
         return
+
+
+def _alignment(groups: Mapping[str, list[Result]]) -> str:
+    """How the network fits the events, by the first run whose file tells: older ones were not checked."""
+    for run in (run for group in groups.values() for run in group):
+        lift, correlation = run["split"].get("lift"), run["split"].get("correlation")
+        if lift is not None:
+            ranks = "" if correlation is None else f", activity and degree correlate at {correlation:.2f}"
+            return f" Friends share {lift:.2f} times the train items of shuffled pairs{ranks} (seed {run['seed']})."
+    return ""
 
 
 def _main_table(protocol: Protocol, groups: Mapping[str, list[Result]]) -> Iterator[str]:
@@ -146,8 +159,8 @@ def _comparisons(protocol: Protocol, groups: Mapping[str, list[Result]]) -> Iter
 def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
     """Each part's worth: our CappedRecall@10 and the paper's, and what each loses against the whole model."""
     metric = "CappedRecall@10"
-    whole, published = ABLATIONS[0], ABLATIONS[0].recall
-    base = _mean(groups[whole.arm], metric) if whole.arm in groups else None
+    published = ABLATIONS[0].recall
+    base = _mean(groups[_WHOLE], metric) if _WHOLE in groups else None
     assert published is not None
     yield "### Ablations\n"
     yield (
@@ -165,6 +178,28 @@ def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
         lost = row.recall / published - 1 if row.recall is not None else -(row.loss or 0.0)
         yield f"| {row.label} | {ours} | {change} | {len(group) or ''} | {told} | *{_change(lost)}* |"
     yield ""
+    yield from _trust_of_ablations(groups, metric)
+
+
+def _trust_of_ablations(groups: Mapping[str, list[Result]], metric: str) -> Iterator[str]:
+    """How much of DICER the smaller whole model of the ablations has learned, on the seeds that all have."""
+    compared = {arm: {int(run["seed"]): run for run in groups.get(arm, ())} for arm in (_WHOLE, "dicer", "popularity")}
+    seeds = sorted(set.intersection(*(set(runs) for runs in compared.values())))
+    if not seeds:
+        return
+    small, full, popular = (_mean([runs[seed] for seed in seeds], metric) for runs in compared.values())
+    told = (
+        f"How far to trust the changes: on seed {', '.join(map(str, seeds))} the whole model of this table has "
+        f"{metric} {small:.4f}, DICER at full size {full:.4f}, popularity {popular:.4f}."
+    )
+    if popular < full and small < full:
+        told += (
+            f" It has learned {100 * (small - popular) / (full - popular):.0f} % of what full size gains over "
+            "popularity: a change says what a part is worth to a model that has come so far, not to DICER trained out."
+        )
+    if len(seeds) == 1:
+        told += " One seed does not say how much of it is chance."
+    yield f"{told}\n"
 
 
 def _trials(protocol: Protocol, groups: Mapping[str, list[Result]]) -> Iterator[str]:

@@ -20,13 +20,14 @@ from export import doctor_airflow
 from export.doctor import CHECKS, diagnose
 from export.doctor_packages import pin_conflicts
 from export.doctor_pools import missing_pools
+from export.doctor_settings import unusable_settings
 from export.doctor_setup import ROOT, Finding, Listener, Setup, examine, pools_of
 from export.doctor_state import clocks, disk_of_the_next_night, gapped_partitions, killed_runs, stale_partitions
 from export.ledger import open_ledger
 from export.ledger_owners import Owner
 from features.configuration import load
 from features.contracts import PUBLISHED
-from features.files import read_json, write_sealed_json
+from features.files import read_json, write_json, write_sealed_json
 from features.partitions import partition_path
 from features.releases import Pointer
 from tests.clones import BROKEN_CFG, BROKEN_DAG, DAY, GB, HEALTHY_CFG, healthy_clone, with_dag
@@ -64,8 +65,13 @@ def test_on_a_set_up_broken_on_purpose_every_check_fires_and_says_where_why_and_
     from features.store import open_store
 
     configuration = setup.configuration
-    settings = {"max_registry_mb": 0.001, "max_materializations": 1}
-    write_world(setup.root, doctor=settings, tracking={"uri": "http://127.0.0.1:5000"}, lineage={"feast": True})
+    settings: dict[str, Any] = {
+        "doctor": {"max_registry_mb": 0.001, "max_materializations": 1},
+        "tracking": {"uri": "http://127.0.0.1:5000"},
+        "lineage": {"feast": True},
+        "karma": {"batch": 1},
+    }
+    write_world(setup.root, **settings)
     registry = open_store(configuration).registry
     views = define(configuration).views
     views["user_history"].ttl = dt.timedelta(hours=1)
@@ -267,6 +273,23 @@ def test_a_killed_run_is_named_until_it_is_taken_over(setup: Setup) -> None:
     assert finding.what.startswith("train 2026-01-21 was begun by process 1 on gone")
     ledger.run(here)
     assert killed_runs(setup) == []
+
+
+def test_settings_that_no_training_would_take_are_named_by_model(setup: Setup) -> None:
+    assert found(unusable_settings, setup) == []
+    write_world(setup.root, karma={"batch": 1}, dicer={"named": "attention_instead_of_modulation"})
+    karma, dicer = unusable_settings(replace(setup, configuration=load(setup.root / "attractor.toml")))
+    assert "[karma] " in karma.what
+    assert "batch must be at least 2" in karma.what
+    assert "\n" not in karma.what
+    assert "modulation 'attention' can be trained and not exported" in dicer.what
+    assert dicer.why == "every training of dicer is refused; there is no champion, so no night runs"
+    write_json(setup.configuration.champions / "karma.json", {"version": "karma-1"})
+    write_world(setup.root, karma={"batches": 4}, dicer={"layers": -1})
+    karma, dicer = unusable_settings(replace(setup, configuration=load(setup.root / "attractor.toml")))
+    assert "no setting 'batches'" in karma.what
+    assert karma.why.endswith("nights go on with karma-1")
+    assert "layers must be at least 0" in dicer.what
 
 
 def test_this_clone_has_no_error(setup: Setup) -> None:

@@ -185,6 +185,32 @@ def test_words_for_what_a_head_or_a_friend_does_not_say(state: Configuration) ->
     assert "3 more friends" in explanation_text(many)
 
 
+def test_friends_who_move_nothing_are_one_line(state: Configuration) -> None:
+    told = explain_score(state, "u0001", "i0002")
+    interest = told.explanation.interest
+    assert isinstance(interest, Interest)
+    assert len(interest.friends) >= 2
+    mute = tuple(
+        dataclasses.replace(
+            friend,
+            history=dataclasses.replace(
+                friend.history,
+                attribution=0.0,
+                owners=tuple(dataclasses.replace(owner, attribution=0.0) for owner in friend.history.owners),
+            ),
+        )
+        for friend in interest.friends
+    )
+    nobody = dataclasses.replace(interest.own, members=0, nobody=8, attribution=0.0, owners=())
+    flat = changed(told, interest=dataclasses.replace(interest, own=nobody, friends=mute, attributed=0.0))
+    (line,) = (line for line in explanation_text(flat).splitlines() if ", attention " in line)
+    assert line.split() == f"{len(mute)} friends, attention 100% +0".split()
+    some = changed(told, interest=dataclasses.replace(interest, friends=(interest.friends[0], *mute[1:])))
+    rows = [line for line in explanation_text(some).splitlines() if ", attention " in line]
+    assert rows[0].startswith(f"  friend {interest.friends[0].id}, ")
+    assert rows[1].startswith(f"  {len(mute) - 1} more friend")
+
+
 def test_partitions_that_changed_since_the_release_are_told(own_state: Configuration, dicer: ExportedDicer) -> None:
     assert not any("built again" in line for line in remarks(explain_score(own_state, "u0001", best(own_state))))
     world = dicer.world

@@ -7,20 +7,22 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from export.cli import cli
+from features.errors import SocialMisalignment
 from features.files import read_json, write_json
 from models.dicer.baselines import FactorConfig
 from models.dicer.benchmark import Arm, Config, Places, Trained, arms, done, run_benchmark, usual_arms
 from models.dicer.config import dicer_tiny
 from models.dicer.evaluation import Scorers
-from models.dicer.protocols import PROTOCOLS, Split
+from models.dicer.protocols import PROTOCOLS, Protocol, Split
 from models.dicer.published import ABLATIONS, PUBLISHED
 from models.dicer.results_page import page_text, write_page
-from tests.split_worlds import toy_protocol
+from tests.split_worlds import toy_protocol, toy_split
 
 TINY = FactorConfig(dimension=4, learning_rate=0.05, pairs_per_step=64, epochs=6, validate_every=2)
 
@@ -48,12 +50,25 @@ def tiny_arms() -> dict[str, Arm]:
     return {name: dataclasses.replace(arms("lastfm")[name], trials=trial) for name, trial in trials.items()}
 
 
-def run(tmp_path: Path, chosen: list[Arm], seeds: int = 1, *, sampled: bool = False) -> list[str]:
+def tastes(seed: int) -> Split:
+    """Of enough users to judge the network by, who are friends of one taste."""
+    return toy_split(seed, users=400)
+
+
+def strangers(split: Split) -> Split:
+    """The same with the network's users numbered otherwise."""
+    dealt = np.random.default_rng(0).permutation(split.users)
+    return dataclasses.replace(split, friends=dealt[split.friends])
+
+
+def run(
+    tmp_path: Path, chosen: list[Arm], seeds: int = 1, *, sampled: bool = False, protocol: Protocol | None = None
+) -> list[str]:
     said: list[str] = []
     ticks = itertools.count()
     places = Places(tmp_path, tmp_path / "work", tmp_path / "results")
     run_benchmark(
-        toy_protocol(sampled=sampled),
+        protocol or toy_protocol(sampled=sampled),
         chosen,
         seeds,
         places=places,
@@ -101,10 +116,65 @@ def test_another_configuration_is_another_run(tmp_path: Path) -> None:
     run(tmp_path, [arm])
     other = dataclasses.replace(arm, trials=(dataclasses.replace(TINY, regularisation=0.5),))
     places = Places(tmp_path, tmp_path / "work", tmp_path / "results")
-    assert done(toy_protocol(), arm, 0, places) is not None
-    assert done(toy_protocol(), other, 0, places) is None
+    data = toy_split(0).fingerprint()
+    assert done(toy_protocol(), arm, 0, places, fingerprint=data) is not None
+    assert done(toy_protocol(), other, 0, places, fingerprint=data) is None
     heard = dataclasses.replace(arm, graphs={"similar_cap": 3})
-    assert done(toy_protocol(), heard, 0, places) is None
+    assert done(toy_protocol(), heard, 0, places, fingerprint=data) is None
+
+
+def test_other_data_is_another_run(tmp_path: Path) -> None:
+    arm, ran = tiny_arms()["popularity"], result
+    run(tmp_path, [arm])
+    first = ran(tmp_path, "popularity")
+    assert first["data"] == toy_split(0).fingerprint()
+    grown = toy_protocol(users=50)
+    assert not any("re-used" in line for line in run(tmp_path, [arm], protocol=grown))
+    assert ran(tmp_path, "popularity")["split"]["users"] == 50
+    assert ran(tmp_path, "popularity")["data"] != first["data"]
+    assert ["configuration and data" in line for line in run(tmp_path, [arm], protocol=grown)] == [True]
+
+
+def test_a_run_from_before_its_data_was_recorded_stays_done(tmp_path: Path) -> None:
+    arm = tiny_arms()["popularity"]
+    run(tmp_path, [arm])
+    old = {name: value for name, value in result(tmp_path, "popularity").items() if name != "data"}
+    write_json(tmp_path / "results" / "toy" / "popularity-0.json", old)
+    assert ["data that it does not name" in line for line in run(tmp_path, [arm])] == [True]
+    assert result(tmp_path, "popularity") == old
+
+
+def test_a_split_is_read_once_for_all_arms_of_its_seed(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def read(data: Path, seed: int) -> Split:
+        seen.append(seed)
+        return toy_split(seed)
+
+    counted = dataclasses.replace(toy_protocol(), read=read)
+    run(tmp_path, [tiny_arms()["popularity"], tiny_arms()["bpr"]], protocol=counted)
+    assert seen == [0]
+    run(tmp_path, [tiny_arms()["popularity"]], 3, protocol=counted)
+    run(tmp_path, [tiny_arms()["popularity"]], 3, protocol=counted)
+    assert seen == [0, *range(3), *range(3)]
+
+
+def test_a_network_of_other_people_is_refused_with_its_figures(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(toy_protocol(), read=lambda data, seed: strangers(tastes(seed)))
+    with pytest.raises(SocialMisalignment, match=r"friends share \d\.\d\d times .* Nothing was run\.") as refused:
+        run(tmp_path, [tiny_arms()["popularity"]], protocol=wrong)
+    assert refused.value.figures["lift"] < 1.2
+    assert not (tmp_path / "results").exists()
+
+
+def test_how_the_network_fits_is_kept_with_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    right = dataclasses.replace(toy_protocol(), read=lambda data, seed: tastes(seed))
+    run(tmp_path, [tiny_arms()["popularity"]], protocol=right)
+    assert not caplog.records
+    assert result(tmp_path, "popularity")["split"]["lift"] > 1.4
+    run(tmp_path / "few", [tiny_arms()["popularity"]])
+    (warned,) = caplog.records
+    assert "social alignment is unknown" in warned.getMessage()
 
 
 class Killed(BaseException):
@@ -186,6 +256,30 @@ def test_the_page_tells_runs_and_says_what_was_not_run(tmp_path: Path) -> None:
     for table in page.split("\n\n"):
         cells = [line.count("|") for line in table.splitlines() if line.startswith("|")]
         assert len(set(cells)) <= 1, table
+
+
+def test_the_page_tells_how_the_network_fits_where_a_run_has_it() -> None:
+    old, new = made_up("popularity", 0, 0.1), made_up("dicer", 1, 0.2)
+    measured = new | {"split": new["split"] | {"lift": 1.6075, "correlation": 0.5812}}
+    without, page = page_text([old, new]), page_text([old, measured])
+    said = (
+        " Friends share 1.61 times the train items of shuffled pairs, activity and degree correlate at 0.58 (seed 1)."
+    )
+    assert said in page
+    assert page.replace(said, "") == without, "the page of runs that do not have the figures is as it was"
+    unknown = new | {"split": new["split"] | {"lift": None, "correlation": None}}
+    assert page_text([old, unknown]) == without
+
+
+def test_the_page_says_how_far_the_ablations_can_be_trusted() -> None:
+    runs = [made_up("popularity", 0, 0.2), made_up("popularity", 1, 0.3), made_up("dicer", 0, 0.4)]
+    assert "How far to trust" not in page_text(runs)
+    (told,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.25)]).splitlines() if "trust" in line)
+    assert told.startswith("How far to trust the changes: on seed 0 the whole model of this table has CappedRecall@10 ")
+    assert "0.2500, DICER at full size 0.4000, popularity 0.2000. It has learned 25 % of what full size gains" in told
+    assert told.endswith("One seed does not say how much of it is chance.")
+    (level,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.45)]).splitlines() if "trust" in line)
+    assert "It has learned" not in level
 
 
 def test_a_page_of_nothing_invents_nothing() -> None:

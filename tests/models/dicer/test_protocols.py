@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
-from features.errors import MissingInput
+from export.cli import cli
+from features.errors import MissingInput, SocialMisalignment
 from models.dicer.evaluation import Scorers
 from models.dicer.histories import lists_of_pairs, unseen_of
 from models.dicer.protocols import PROTOCOLS, EveryItem, SampledItems, Split, full, lastfm, paper
@@ -128,6 +131,40 @@ def test_missing_data_is_named(tmp_path: Path, read: Callable[[Path, int], Split
         read(tmp_path, 0)
 
 
+def test_a_fingerprint_tells_data_from_other_data(tmp_path: Path) -> None:
+    pairs = np.argwhere(np.random.default_rng(1).random((30, 40)) < 0.5) + 1
+    ratings = np.column_stack([pairs, np.ones((len(pairs), 3), np.int64)])
+    trust = np.array([[1, 2], [2, 3]])
+    first = paper(write_ciao(tmp_path / "a", ratings, trust), 0)
+    assert paper(tmp_path / "a", 0).fingerprint() == first.fingerprint()
+    others = (
+        paper(tmp_path / "a", 1),
+        paper(write_ciao(tmp_path / "b", ratings, trust[:1]), 0),
+        paper(write_ciao(tmp_path / "c", ratings[1:], trust), 0),
+        dataclasses.replace(first, test=first.validation),
+        dataclasses.replace(first, validation=first.test),
+    )
+    assert len({first.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+
+
+def test_a_file_with_another_matrix_is_named(tmp_path: Path) -> None:
+    write_ciao(tmp_path, np.ones((3, 2), np.int64), np.array([[1, 2]]))
+    savemat(tmp_path / "ciao" / "trustnetwork.mat", {"trust": np.array([[1, 2]])})
+    with pytest.raises(MissingInput, match=r"trustnetwork\.mat: expected a matrix 'trustnetwork', found trust$"):
+        paper(tmp_path, 0)
+
+
+@needs_data
+def test_the_trust_file_of_another_id_space_is_found_out(tmp_path: Path) -> None:
+    other = loadmat(DATA / "ciao" / "trust_other_id_space.mat")["trust"]
+    write_ciao(tmp_path, loadmat(DATA / "ciao" / "rating.mat")["rating"], other)
+    told = ["benchmark", "dicer", "--protocol", "paper", "--arms", "popularity", "--data", str(tmp_path)]
+    refused = CliRunner().invoke(cli, [*told, "--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")])
+    assert isinstance(refused.exception, SocialMisalignment), refused.output
+    assert "Nothing was run" in str(refused.exception)
+    assert not (tmp_path / "results").exists()
+
+
 @needs_data
 @pytest.mark.parametrize(
     ("name", "users", "items", "pairs"),
@@ -137,5 +174,7 @@ def test_public_data_has_its_known_sizes(name: str, users: int, items: int, pair
     split = PROTOCOLS[name].read(DATA, 0)
     facts = split.facts()
     assert (facts["users"], facts["items"]) == (users, items)
+    assert split.alignment.verdict == "aligned"
+    assert facts["lift"] == pytest.approx(split.alignment.lift, abs=1e-4)
     parts = [set(map(tuple, split.interactions.T.tolist())), pairs_of(split.validation), pairs_of(split.test)]
     assert sum(len(part) for part in parts) == len(set.union(*parts)) == pairs

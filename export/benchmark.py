@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -80,6 +81,7 @@ def benchmark_dicer(
 )
 @click.option("--results", type=click.Path(path_type=Path), default=Path("docs/results"), help="Where results go.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".attractor/benchmark"), help="Unfinished runs.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where KARMA's arms train.")
 @click.option("--page-only", is_flag=True, help="Write the page from finished runs, and run nothing.")
 def benchmark_karma(
     data: str | None,
@@ -90,6 +92,7 @@ def benchmark_karma(
     data_folder: Path,
     results: Path,
     work: Path,
+    device: Literal["cpu", "cuda"],
     page_only: bool,
 ) -> None:
     """Train and judge KARMA's arms and baselines; finished runs are re-used, killed ones continue."""
@@ -100,7 +103,7 @@ def benchmark_karma(
     if page_only == (data is not None):
         raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
     if data is not None:
-        settings = runs.SETTINGS[data]
+        settings = replace(runs.SETTINGS[data], device=device)
         known = runs.arms(settings)
         names = arms.split(",") if arms else list(known)
         if unknown := [name for name in names if name not in known]:

@@ -34,7 +34,10 @@ class AlignmentConfig:
 
 
 def karma_config(configuration: Configuration) -> KarmaConfig:
-    """The section `[karma]`, where `named` chooses a configuration's objectives; a backbone that is a directory beside the configuration file is found from anywhere."""
+    """The section `[karma]`, where `named` chooses the objectives.
+
+    A backbone that is a directory beside the configuration file is found from anywhere.
+    """
     karma = configuration.section("karma", KarmaConfig, named=NAMED)
     beside = configuration.file.parent / karma.backbone
     return replace(karma, backbone=str(beside.resolve())) if karma.backbone and beside.is_dir() else karma

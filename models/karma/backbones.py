@@ -175,7 +175,7 @@ def _guarded(document: dict[str, Any]) -> Tokenizer:
     if model.get("unk_token") is not None:
         model["unk_token"] = hidden(model["unk_token"])
     document |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(document))
+    return Tokenizer.from_buffer(json.dumps(document).encode())  # raises ValueError; from_str would raise Exception
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _readable_tokenizer(name: str) -> Iterator[None]:
     """Turn what a damaged `tokenizer.json` raises into a ConfigurationError."""
     try:
         yield
-    except Exception as error:  # tokenizers raises Exception itself; JSON of another shape, a lookup's own
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON or refused; of another shape
         reason = "; ".join(f"{type(error).__name__}: {error}".strip().split("\n"))
         raise ConfigurationError(
             f"backbone {name!r}: expected tokenizer.json to be a tokenizer's JSON with vocab and merges under model; "
@@ -205,7 +205,7 @@ def fingerprint_of(name: str, revision: str) -> str:
 
 
 def _refuse_nowhere(name: str) -> None:
-    """A path that leads nowhere, before it is asked for on the hub, whose names are `model` and `organisation/model`."""
+    """A path that leads nowhere, before it is asked for on the hub: names there are `model` or `organisation/model`."""
     path = Path(name).expanduser()
     is_path = path.is_absolute() or name.startswith(("./", "../")) or len(path.parts) > 2 or path.is_file()
     if is_path and not path.is_dir():

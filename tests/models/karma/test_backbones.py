@@ -296,7 +296,9 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, damage: Callable[[Path], No
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["./nope", "../nope/nope", "/nope/nope", "~/nope/nope", "models/qwen/nope", "attractor"])
+@pytest.mark.parametrize(
+    "name", ["./nope", "../nope/nope", "/nope/nope", "~/nope/nope", "models/qwen/nope", "attractor"]
+)
 def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -40,14 +40,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arms_change_what_finished_runs_were_made_with() -> None:
     off = {"lambda_generation": 0.0, "lambda_reconstruction": 0.0}
-    assert benchmark.SWITCHES == {
+    assert {
         "pretrained": {**off, "steps": 0},
         "action_only": off,
         "plus_generation": {"lambda_reconstruction": 0.0},
         "plus_reconstruction": {"lambda_generation": 0.0},
         "karma": {},
         "karma_compressed": {"history": "compressed"},
-    }
+    } == benchmark.SWITCHES
 
 
 def tiny_arms(*names: str) -> Arms:

@@ -227,13 +227,16 @@ def merge_repeats(items: Sequence[str], queries: Sequence[str]) -> tuple[list[st
 def read_histories(
     table: pa.Table | pa.RecordBatch, preparation: Preparation, row_of: Mapping[str, int]
 ) -> dict[str, History]:
-    """Histories by user, from rows of `user_history`; events on items that the catalogue does not know are left out."""
+    """Histories by user, from rows of `user_history`; events on items that the catalogue does not know are left out.
+
+    They are as if they had never been, query and all: repeats on either side of them are consecutive.
+    """
     known: list[tuple[str, list[int], list[str]]] = []
     columns = (table.column(name).to_pylist() for name in ("user_id", "item_ids", "queries"))
     for user, items, queries in zip(*columns, strict=True):
-        merged, joined = merge_repeats(items, queries)
-        kept = [(row_of[item], query) for item, query in zip(merged, joined, strict=True) if item in row_of]
-        known.append((user, [item for item, _ in kept], [query for _, query in kept]))
+        kept = [(item, query) for item, query in zip(items, queries, strict=True) if item in row_of]
+        merged, joined = merge_repeats([item for item, _ in kept], [query for _, query in kept])
+        known.append((user, [row_of[item] for item in merged], joined))
     # Queries repeat between users, so each distinct one is tokenised once.
     distinct = {query: row for row, query in enumerate(sorted({query for _, _, texts in known for query in texts}))}
     tokens = encode(preparation.tokenizer, list(distinct), limit=preparation.config.query_tokens)

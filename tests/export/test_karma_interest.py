@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from export import release
+from export import artifacts, release
 from export.cli import cli
 from export.karma_encoding import open_encoder
 from export.karma_interest import Interests, nearest_items, open_interests
@@ -66,7 +66,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         write_rows(partition_path(configuration, view, DATE), FEATURES[view], table.to_batches())
     columns = tables()
     scored = write_scored(configuration.scored / DATE.isoformat(), columns)
-    score_karma(exported.artifact, configuration, DATE, scored)
+    score_karma(artifacts.load(configuration.artifacts, version), configuration, DATE, scored)
     told = about(DATE, columns, space_id=exported.artifact.manifest["about"]["space_id"])
     told["models"]["karma"] = version
     release_id = release.stage(configuration, DATE, scored, told)

@@ -195,6 +195,20 @@ def test_histories_know_catalogue_rows_and_leave_unknown_items_out(preparation: 
     assert len(known["v"].items) == 0
 
 
+events = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "red", "blue", "red lamp"])), max_size=8)
+
+
+@given(events)
+@settings(max_examples=80, deadline=None)
+def test_events_on_items_that_are_gone_leave_no_trace(preparation: Preparation, events: list[tuple[int, str]]) -> None:
+    def read(events: list[tuple[int, str]]) -> tuple[list[int], list[list[int]]]:
+        table = histories({"u": [item for item, _ in events]}, {"u": [query for _, query in events]})
+        history = read_histories(table, preparation, {"i001": 7, "i002": 5, "i003": 3})["u"]
+        return history.items.tolist(), [query.tolist() for query in history.queries]
+
+    assert read(events) == read([event for event in events if event[0] != 0])
+
+
 def test_the_latest_sequence_ends_with_the_current_query(preparation: Preparation) -> None:
     prepared = read_catalogue(catalogue(), preparation)
     history = read_histories(histories({"u": [1, 2]}), preparation, {"i001": 1, "i002": 2})["u"]

@@ -92,7 +92,7 @@ def test_with_a_query_it_is_what_torch_computes(published: Published, asked: Int
     read = latest_histories(pasts, queries, world.catalogue, limit=config.history_limit)
     with torch.no_grad():
         expected = evaluation.encode_users(trained.network, read)
-    (directory,) = (published.configuration.artifacts / "karma").iterdir()
+    (directory,) = (path for path in (published.configuration.artifacts / "karma").iterdir() if path.is_dir())
     exact = replace(asked, encoder=open_encoder(directory, precision="fp32"))
     made = exact.interests(USERS, QUERIES)
     assert made.dtype == np.float32

@@ -16,7 +16,8 @@ attention looks at; the peak is that of torch's product of matrices on one core.
 
 The reference of each kind of history is its usual way: `min_cosine` is over its users, `overlap_at_100` over their
 lists.
-`ratio_vs_usual` is of users in a second of CPU, `night` against the usual way over words.
+`ratio_vs_usual` is of users in a second of CPU, against the usual way over words whatever a way's histories are made
+of; above the paths it is that of `night`. `ratio_vs_usual_same_history` is against the usual way of its own kind.
 """
 
 from __future__ import annotations
@@ -106,9 +107,9 @@ class Way:
     batches: Callable[[Rows], Iterable[Rows]]  # of lengths: what is padded together
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train both kinds of history for a few steps, export them, and let the ways take turns."""
-    options = _options()
+    options = _options(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         items, rows, world = _tables(options, Path(folder))
@@ -128,11 +129,14 @@ def main() -> None:
         print(f"\n{path}\n" + "\n".join(f"  {name:24} {value:.6g}" for name, value in measured.items()))
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=LASTFM, help="folder of Last.fm; a generated market without it")
+    parser.add_argument("--users", type=int, default=None, help="of the generated market")
+    parser.add_argument("--items", type=int, default=None, help="of the generated market")
     parser.add_argument("--history", choices=["tokens", "compressed"], default="tokens", help="what the night runs")
     parser.add_argument("--pretraining-steps", type=int, default=100)
+    parser.add_argument("--compression-steps", type=int, default=KarmaConfig.compression_steps)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--layers", type=int, default=KarmaConfig.layers)
     parser.add_argument("--hidden", type=int, default=KarmaConfig.hidden)
@@ -140,13 +144,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of the turns, after the set-up")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _tables(options: argparse.Namespace, folder: Path) -> tuple[pa.Table, pa.Table, str]:
     """item_catalog and user_history of one night."""
     real = (options.data / "user_taggedartists.dat").is_file()
-    source = {"kind": "lastfm", "path": str(options.data)} if real else {"kind": "synthetic", "seed": options.seed}
+    sizes = {name: size for name in ("users", "items") if (size := getattr(options, name)) is not None}
+    generated = {"kind": "synthetic", "seed": options.seed, **sizes}
+    source = {"kind": "lastfm", "path": str(options.data)} if real else generated
     date = dt.date(2010, 12, 1) if real else dt.date(2026, 3, 2)
     sections = {"source": source, **DEFAULTS[str(source["kind"])]}
     configuration = Configuration(folder / "attractor.toml", folder / "state", sections)
@@ -164,6 +170,7 @@ def _bench(kind: str, items: pa.Table, rows: pa.Table, options: argparse.Namespa
         hidden=options.hidden,
         feedforward=2 * options.hidden,
         pretraining_steps=options.pretraining_steps,
+        compression_steps=options.compression_steps,
         steps=options.steps,
     )
     features = {"item_catalog": items, "user_history": rows}
@@ -287,9 +294,11 @@ def _compare(benches: Mapping[str, Bench], options: argparse.Namespace) -> dict[
     for name, way in ways.items():
         kind = name.split()[-1]
         users = {"users_per_second": len(way.rows) / wall[name], "users_per_cpu_second": len(way.rows) / cpu[name]}
-        usual = ways["usual tokens"]
-        ratio = users["users_per_cpu_second"] / (len(usual.rows) / cpu["usual tokens"])
-        paths[name] = {**users, "ratio_vs_usual": ratio, **_work(benches[kind], way, cpu[name], peak)}
+        ratios = {
+            "ratio_vs_usual": _ratio(ways, cpu, name, "usual tokens"),
+            "ratio_vs_usual_same_history": _ratio(ways, cpu, name, f"usual {kind}"),
+        }
+        paths[name] = {**users, **ratios, **_work(benches[kind], way, cpu[name], peak)}
         if name in item_rates:
             reference = ways[f"usual {kind}"]
             agreement = _agreement(reference.items, vectors[f"usual {kind}"], way.items, vectors[name])
@@ -298,11 +307,17 @@ def _compare(benches: Mapping[str, Bench], options: argparse.Namespace) -> dict[
     return {
         "night": night,
         "ratio_vs_usual": paths[night]["ratio_vs_usual"],
+        "ratio_vs_usual_same_history": paths[night]["ratio_vs_usual_same_history"],
         "min_cosine_fp32": min(paths[f"onnx fp32 {kind}"]["min_cosine"] for kind in benches),
         "overlap_at_100": paths[night]["overlap_at_100"],
         "peak_gflops": peak / 1e9,
         "paths": paths,
     }
+
+
+def _ratio(ways: Mapping[str, Way], cpu: Mapping[str, float], name: str, usual: str) -> float:
+    """How many times the users of `usual` a way encodes in a second of CPU."""
+    return (len(ways[name].rows) / cpu[name]) / (len(ways[usual].rows) / cpu[usual])
 
 
 def _in_turn(ways: Mapping[str, Way], seconds: float) -> tuple[dict[str, float], dict[str, float], dict[str, Vectors]]:

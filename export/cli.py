@@ -41,7 +41,7 @@ from export.logs import configure, progress
 from export.look_back_commands import diff, gc, mirror
 from export.metrics_commands import metrics
 from export.operations_commands import doctor, ledger, plan, runs
-from export.release_commands import rollback, verify
+from export.release_commands import interest, rollback, verify
 from export.warehouse_template import warehouse_text
 from features.configuration import FILE_NAME, load
 from features.errors import AttractorError, GateFailed
@@ -324,6 +324,7 @@ for command in (
     doctor,
     verify,
     rollback,
+    interest,
     diff,
     gc,
     mirror,

@@ -16,16 +16,15 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from export import artifacts
 from export.artifacts import Artifact
 from export.champions import champion
 from export.dicer_scoring import ITEM_BASES, USER_BASES, night_graphs
-from export.staging import directory_of
+from export.released import released
 from features.configuration import Configuration
 from features.errors import ArtifactCorrupt, MissingInput
 from features.files import read_json
 from features.partitions import partition_path
-from features.releases import Release, open_release, open_releases
+from features.releases import Release
 from models.dicer.config import DicerConfig
 from models.dicer.encoder import edges_of, quiet_about_sparse_tensors
 from models.dicer.explanation import Explanation, Maxima, explain
@@ -124,13 +123,7 @@ def _night(
         if release_id is not None:
             raise ValueError(f"expected a release or a date, got both {release_id} and {date}")
         return None, champion(configuration, "dicer"), date
-    store = configuration.releases
-    release = open_release(directory_of(store, release_id)) if release_id else open_releases(store).current()
-    version, night = release.manifest["models"]["dicer"], release.as_of_view("dicer_user_attraction").date()
-    try:
-        return release, artifacts.load(configuration.artifacts, version), night
-    except MissingInput as error:
-        raise MissingInput(f"release {release.release_id} was scored by {version}, which is gone: {error}") from error
+    return released(configuration, release_id, model="dicer", view="dicer_user_attraction")
 
 
 def _row(named: str, ids: pa.StringArray, partition: object, what: str) -> int:

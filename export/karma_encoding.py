@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,15 +75,25 @@ class Encoder:
             lambda part: query_inputs([queries[row] for row in part], soft_tokens=width, picture_width=pictures),
         )
 
-    def users(self, histories: Sequence[History], words: Ragged, item_soft: Vectors) -> Vectors:
-        """Interests [users, d], without a current query; the catalogue's `words` are read or its `item_soft` tokens."""
+    def users(
+        self,
+        histories: Sequence[History],
+        words: Ragged,
+        item_soft: Vectors,
+        current_queries: Sequence[Tokens] | None = None,
+    ) -> Vectors:
+        """Interests [users, d], after a current query each or, without them, after none.
+
+        The catalogue's `words` are read or its `item_soft` tokens.
+        """
         width, limit = self.preparation.config.soft_width, self.preparation.config.history_limit
+        current = [EMPTY] * len(histories) if current_queries is None else current_queries
         rows, query_soft = None, item_soft[:0]
         if width:
-            queries = (query for history in histories for query in history.queries)
+            queries = chain.from_iterable((*past.queries, now) for past, now in zip(histories, current, strict=True))
             rows = SoftRows.of(queries, items=len(item_soft), width=width)
             query_soft = self.queries(rows.queries).soft
-        sequences = written_histories(histories, [EMPTY] * len(histories), words, rows, limit=limit)
+        sequences = written_histories(histories, current, words, rows, limit=limit)
 
         def encode(part: Rows) -> list[Vectors]:
             input_ids, lengths = padded([sequences[row] for row in part])

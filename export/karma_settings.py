@@ -9,7 +9,7 @@ from typing import Any
 from export.artifacts import Artifact
 from export.champions import champion, champion_version
 from features.configuration import Configuration
-from models.karma.config import KarmaConfig
+from models.karma.config import NAMED, KarmaConfig
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ class AlignmentConfig:
 
 
 def karma_config(configuration: Configuration) -> KarmaConfig:
-    """The section `[karma]`; a backbone that is a directory beside the configuration file is found from anywhere."""
-    karma = configuration.section("karma", KarmaConfig)
+    """The section `[karma]`, where `named` chooses the objectives.
+
+    A backbone that is a directory beside the configuration file is found from anywhere.
+    """
+    karma = configuration.section("karma", KarmaConfig, named=NAMED)
     beside = configuration.file.parent / karma.backbone
     return replace(karma, backbone=str(beside.resolve())) if karma.backbone and beside.is_dir() else karma
 

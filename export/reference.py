@@ -67,7 +67,7 @@ def read_source(root: Path = ROOT) -> Source:
     literals: dict[str, ast.expr] = {}
     sections: dict[str, str] = {}
     choices: dict[str, str] = {}
-    dictionaries: dict[str, tuple[object, ...]] = {}
+    dictionaries: dict[tuple[Path, str], tuple[object, ...]] = {}
     comments: dict[Path, Comments] = {}
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -82,10 +82,11 @@ def read_source(root: Path = ROOT) -> Source:
                     sections[name] = ast.unparse(kind).split(".")[-1]
                     choices.update((name, ast.unparse(keyword.value)) for keyword in node.keywords)
                 case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys)):
-                    dictionaries[name] = tuple(key.value for key in keys if isinstance(key, ast.Constant))
+                    dictionaries[path, name] = tuple(key.value for key in keys if isinstance(key, ast.Constant))
     if unread := sorted(set(SECTIONS) - set(sections)):
         raise ValueError(f"expected every section to be read into a dataclass, got none for {', '.join(unread)}")
-    named = {section: dictionaries[name] for section, name in choices.items()}
+    # Named configurations stand in the module of their class.
+    named = {section: dictionaries[classes[sections[section]][0], name] for section, name in choices.items()}
     return Source(classes, literals, sections, named, comments)
 
 

@@ -1,4 +1,4 @@
-"""The commands of releases on disk: verify, rollback."""
+"""The commands of releases on disk: verify, rollback, interest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from export.command_options import ReleaseId, now, say, shared_options
+from export.command_options import ReleaseId, now, release_option, say, shared_options
 from features.configuration import load
 
 
@@ -45,3 +45,28 @@ def rollback(file: Path | None, as_json: bool, to: str | None, dry_run: bool) ->
 
     publication = asdict(release.rollback(load(file), published_at=now(), to=to, dry_run=dry_run))
     say(publication | {"dry_run": dry_run}, as_json, [publication["sentence"]])
+
+
+@click.command()
+@shared_options
+@click.option("--user", required=True, help="A user id.")
+@click.option("--query", default="", help="What the user asks for now; without it, the published interest.")
+@release_option
+@click.option("--top", type=click.IntRange(0), default=10, help="How many of the nearest items to show.")
+def interest(file: Path | None, as_json: bool, user: str, query: str, release_id: str | None, top: int) -> None:
+    """Show a user's interest embedding after a current query, and the items nearest to it."""
+    from export.karma_interest import nearest_items, open_interests
+
+    asked = open_interests(load(file), release_id)
+    (vector,) = asked.interests([user], [query])
+    nearest = nearest_items(asked.release, vector, top=top)
+    told = {
+        "release_id": asked.release.release_id,
+        "space_id": asked.release.space_id,
+        "user_id": user,
+        "query": query,
+        "interest_embedding": vector.tolist(),
+        "nearest": [{"item_id": item, "cosine": cosine} for item, cosine in nearest],
+    }
+    lines = [f"{user} in {told['release_id']}, space {told['space_id']}" + (f", asking {query!r}" if query else "")]
+    say(told, as_json, [*lines, *(f"{cosine:7.4f}  {item}" for item, cosine in nearest)])

@@ -45,6 +45,13 @@ def partition_batches(
         yield from file.iter_batches(batch_size=rows, columns=_known_columns(FEATURES[view], columns))
 
 
+def read_rows_of(configuration: Configuration, view: str, date: dt.date, keys: Sequence[str]) -> pa.Table:
+    """The same of the rows whose first key column is one of `keys`; row groups without any are not read."""
+    _open(configuration, view, date).close()
+    path, column = partition_path(configuration, view, date), FEATURES[view].key[0]
+    return pq.read_table(path, filters=[(column, "in", list(keys))], partitioning=None)
+
+
 def write_rows(path: Path, table: Table, batches: Iterable[pa.RecordBatch]) -> int:
     """Write `batches`, one instant's rows of `table` sorted by its first key column; the number of rows.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,10 @@ def load_pretrained(name: str, *, revision: str = "main") -> Any:
     """The causal language model in the directory `name`, or of that name on the hub, in float32.
 
     Of a vision-language model (Qwen3-VL) it is the text part that reads. Raises ConfigurationError if files are missing
-    or damaged, if weights are pickled only, if it needs code of its own, or if it is not a causal language model.
+    or damaged, if weights are pickled only, not finite or more than the configuration describes, if it needs code of
+    its own, or if it is not a causal language model.
     """
+    _refuse_nowhere(name)
     _refuse_incomplete(name)
     with explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -136,9 +138,7 @@ def load_pretrained(name: str, *, revision: str = "main") -> Any:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise ConfigurationError(f"backbone {name!r}: expected all weights, {missing} are missing")
+    _refuse_other_weights(model, name, missing=loading["missing_keys"], unexpected=loading["unexpected_keys"])
     _refuse_unmasked(model, name)
     return model
 
@@ -147,14 +147,23 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Tokenizer:
     """The tokenizer of the backbone `name`, unable to produce its control tokens (`<|im_start|>`, `</s>`, ...).
 
     They are neither looked for in texts nor reachable by merges. Raises ConfigurationError if `tokenizer.json` is
-    missing or is not a byte-pair encoding.
+    missing, damaged or not a byte-pair encoding.
     """
+    _refuse_nowhere(name)
     with explained(name):
         path = cached_file(name, "tokenizer.json", revision=revision)
-    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    with _readable_tokenizer(name):
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        kind = document["model"].get("type")
+    if kind != "BPE":
+        raise ConfigurationError(f"backbone {name!r}: expected a byte-pair tokenizer, got {kind!r}")
+    with _readable_tokenizer(name):
+        return _guarded(document)
+
+
+def _guarded(document: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, its control tokens out of reach."""
     model = document["model"]
-    if model.get("type") != "BPE":
-        raise ConfigurationError(f"backbone {name!r}: expected a byte-pair tokenizer, got {model.get('type')!r}")
     control = {entry["content"] for entry in document.get("added_tokens") or []}
 
     def hidden(token: str) -> str:
@@ -166,7 +175,20 @@ def load_tokenizer(name: str, *, revision: str = "main") -> Tokenizer:
     if model.get("unk_token") is not None:
         model["unk_token"] = hidden(model["unk_token"])
     document |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(document))
+    return Tokenizer.from_buffer(json.dumps(document).encode())  # raises ValueError; from_str would raise Exception
+
+
+@contextmanager
+def _readable_tokenizer(name: str) -> Iterator[None]:
+    """Turn what a damaged `tokenizer.json` raises into a ConfigurationError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON or refused; of another shape
+        reason = "; ".join(f"{type(error).__name__}: {error}".strip().split("\n"))
+        raise ConfigurationError(
+            f"backbone {name!r}: expected tokenizer.json to be a tokenizer's JSON with vocab and merges under model; "
+            f"{reason}"
+        ) from error
 
 
 def fingerprint(config: KarmaConfig) -> str:
@@ -180,6 +202,14 @@ def fingerprint_of(name: str, revision: str) -> str:
     if not directory.is_dir():
         return f"{name}@{revision}"
     return sha256_of_json({path.name: sha256_of_file(path) for path in sorted(directory.iterdir()) if path.is_file()})
+
+
+def _refuse_nowhere(name: str) -> None:
+    """A path that leads nowhere, before it is asked for on the hub: names there are `model` or `organisation/model`."""
+    path = Path(name).expanduser()
+    is_path = path.is_absolute() or name.startswith(("./", "../")) or len(path.parts) > 2 or path.is_file()
+    if is_path and not path.is_dir():
+        raise ConfigurationError(f"backbone {name!r}: expected {NEEDED} in a directory, there is no such directory")
 
 
 def _refuse_incomplete(name: str) -> None:
@@ -210,6 +240,24 @@ def explained(name: str) -> Iterator[None]:
             f"backbone {name!r} cannot be used: expected a directory or a hub id with {NEEDED}, "
             f"and no code of its own; {reason}"
         ) from error
+
+
+def _refuse_other_weights(model: Any, name: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """All that the configuration describes and nothing more of the decoder, every number finite."""
+    if found := _first(missing):
+        raise ConfigurationError(f"backbone {name!r}: expected all weights, {found} are missing")
+    decoder = model.get_decoder()
+    inside = next(path for path, module in model.named_modules() if module is decoder) + "."
+    if found := _first(key for key in unexpected if key.startswith(inside)):
+        raise ConfigurationError(
+            f"backbone {name!r}: expected no weights but those that config.json describes, {found} are more"
+        )
+    if found := _first(key for key, value in model.named_parameters() if not torch.isfinite(value).all()):
+        raise ConfigurationError(f"backbone {name!r}: expected finite weights, got NaN or infinity in {found}")
+
+
+def _first(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:3])
 
 
 @torch.no_grad()

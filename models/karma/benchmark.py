@@ -33,7 +33,7 @@ from models.karma.baselines import (
     sasrec_score,
     train_sasrec,
 )
-from models.karma.config import KarmaConfig
+from models.karma.config import NAMED, KarmaConfig, switched
 from models.karma.evaluation import Score, popularity_score, score_ranks, smooth_gain
 from models.karma.judging import (
     VERSION,
@@ -63,11 +63,8 @@ Config = KarmaConfig | SasrecConfig | Neighbours | Popularity
 Arms = Mapping[str, tuple[Config, ...]]
 
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
-    "pretrained": {"lambda_generation": 0.0, "lambda_reconstruction": 0.0, "steps": 0},
-    "action_only": {"lambda_generation": 0.0, "lambda_reconstruction": 0.0},
-    "plus_generation": {"lambda_reconstruction": 0.0},
-    "plus_reconstruction": {"lambda_generation": 0.0},
-    "karma": {},
+    "pretrained": {**switched("action_only"), "steps": 0},
+    **{name: switched(name) for name in NAMED},
     "karma_compressed": {"history": "compressed"},
 }
 """What each arm changes of the data set's settings. `pretrained` is where all start but the last, whose language model
@@ -101,7 +98,7 @@ def arms(config: KarmaConfig) -> Arms:
         "popularity": (Popularity(),),
         "item_to_item": neighbours_grid(),
         "sasrec": sasrec_grid(),
-        **{name: (replace(config, **switched),) for name, switched in SWITCHES.items()},
+        **{name: (replace(config, **changed),) for name, changed in SWITCHES.items()},
     }
 
 

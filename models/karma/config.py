@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,21 @@ def plus_generation() -> KarmaConfig:
 def plus_reconstruction() -> KarmaConfig:
     """Action and embedding-conditioned reconstruction."""
     return replace(karma(), lambda_generation=0.0)
+
+
+NAMED: Mapping[str, Callable[[], KarmaConfig]] = {
+    "action_only": action_only,
+    "plus_generation": plus_generation,
+    "plus_reconstruction": plus_reconstruction,
+    "karma": karma,
+}
+"""The model of the paper and what its objectives are compared with, by name."""
+
+
+def switched(name: str) -> dict[str, Any]:
+    """The settings in which a named configuration differs from the defaults."""
+    defaults = asdict(KarmaConfig())
+    return {setting: value for setting, value in asdict(NAMED[name]()).items() if value != defaults[setting]}
 
 
 def karma_tiny() -> KarmaConfig:

@@ -28,6 +28,8 @@ PAD, BOS, EOS, INT, ITEM, GEN, REC, QUERY = range(len(SPECIALS))
 
 CHARACTERS_A_TOKEN = 64
 """More than a token of a word has: a text is cut here before it is tokenised, so that its length costs nothing."""
+PADDING = 64
+"""A text is looked through for so many times that, since most of it may be blank."""
 
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
@@ -118,11 +120,16 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, limit: int) -> Ragged:
     """The first `limit` tokens of each text, none of them special whatever the text says.
 
-    Control characters count as spaces, and of a long text only what can hold `limit` tokens is read.
+    Control characters count as blanks, a run of blanks is one space, and at the ends it is nothing: what pads a text
+    takes no tokens from it. Of a long text only what can hold `limit` tokens is read.
     """
-    readable = [_UNREADABLE.sub(" ", text[: CHARACTERS_A_TOKEN * limit]) for text in texts]
+    readable = [_readable(text, CHARACTERS_A_TOKEN * limit) for text in texts]
     encodings = tokenizer.encode_batch_fast(readable, add_special_tokens=False)
     return ragged([np.array(encoding.ids[:limit], np.int64) + len(SPECIALS) for encoding in encodings])
+
+
+def _readable(text: str, length: int) -> str:
+    return " ".join(_UNREADABLE.sub(" ", text[: PADDING * length]).split())[:length]
 
 
 def decode(tokenizer: Tokenizer, tokens: Tokens) -> str:
@@ -212,7 +219,7 @@ def merge_repeats(items: Sequence[str], queries: Sequence[str]) -> tuple[list[st
         if not merged_items or merged_items[-1] != item:
             merged_items.append(item)
             merged_queries.append([])
-        if query and query not in merged_queries[-1]:
+        if query.strip() and query not in merged_queries[-1]:
             merged_queries[-1].append(query)
     return merged_items, [", ".join(parts) for parts in merged_queries]
 
@@ -220,13 +227,16 @@ def merge_repeats(items: Sequence[str], queries: Sequence[str]) -> tuple[list[st
 def read_histories(
     table: pa.Table | pa.RecordBatch, preparation: Preparation, row_of: Mapping[str, int]
 ) -> dict[str, History]:
-    """Histories by user, from rows of `user_history`; events on items that the catalogue does not know are left out."""
+    """Histories by user, from rows of `user_history`; events on items that the catalogue does not know are left out.
+
+    They are as if they had never been, query and all: repeats on either side of them are consecutive.
+    """
     known: list[tuple[str, list[int], list[str]]] = []
     columns = (table.column(name).to_pylist() for name in ("user_id", "item_ids", "queries"))
     for user, items, queries in zip(*columns, strict=True):
-        merged, joined = merge_repeats(items, queries)
-        kept = [(row_of[item], query) for item, query in zip(merged, joined, strict=True) if item in row_of]
-        known.append((user, [item for item, _ in kept], [query for _, query in kept]))
+        kept = [(item, query) for item, query in zip(items, queries, strict=True) if item in row_of]
+        merged, joined = merge_repeats([item for item, _ in kept], [query for _, query in kept])
+        known.append((user, [row_of[item] for item in merged], joined))
     # Queries repeat between users, so each distinct one is tokenised once.
     distinct = {query: row for row, query in enumerate(sorted({query for _, _, texts in known for query in texts}))}
     tokens = encode(preparation.tokenizer, list(distinct), limit=preparation.config.query_tokens)

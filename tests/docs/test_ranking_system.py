@@ -22,7 +22,7 @@ from tests.scored_nights import about, publish_night, tables, write_scored
 
 PAGE = "ranking-system.md"
 NIGHT = dt.date(2010, 12, 1)
-FEAST, BULK, OWN = blocks(PAGE, "python")
+FEAST, BULK, _, OWN = blocks(PAGE, "python")  # the third needs a KARMA: tests/export/test_karma_interest.py
 
 
 @pytest.fixture

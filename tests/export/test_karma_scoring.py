@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,7 +23,7 @@ from features.errors import MissingInput
 from features.partitions import partition_path, write_rows
 from models.karma import evaluation
 from models.karma.compressed import latest_histories
-from models.karma.text import EMPTY
+from models.karma.text import EMPTY, decode, encode
 from models.karma.training import TrainedKarma, read_world
 from tests.karma_world import KARMA_EXPORTED, ExportedKarma, catalogue, histories
 
@@ -91,6 +92,62 @@ def test_chunks_do_not_change_a_vector(night: Night, tmp_path: Path) -> None:
     for name, column in zip(FILES, ("item_embedding", "interest_embedding"), strict=True):
         whole, pieces = (vectors(tmp_path / folder / name, column) for folder in ("whole", "pieces"))
         assert np.abs(whole - pieces).max() < 1e-5
+
+
+def scored(night: Night, features: dict[str, pa.Table], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of items and of users of another night by the same artifact."""
+    configuration = Configuration(folder / "attractor.toml", folder / "state", {})
+    for view, table in features.items():
+        write_rows(partition_path(configuration, view, DATE), FEATURES[view], table.to_batches())
+    score_karma(night.artifact, configuration, DATE, folder)
+    return vectors(folder / FILES[0], "item_embedding"), vectors(folder / FILES[1], "interest_embedding")
+
+
+SCRIPTS = ("रेड शर्ट", "赤いシャツ", "قميص أحمر", "красная рубашка", "👩\u200d👧 🐈", "zwölf Boxkämpfer")
+
+
+def test_words_and_scripts_that_training_never_saw_are_read_by_their_bytes(night: Night, tmp_path: Path) -> None:
+    tokenizer = night.trained.preparation.tokenizer
+    tokens = encode(tokenizer, SCRIPTS, limit=200)
+    assert [decode(tokenizer, tokens[row]) for row in range(len(SCRIPTS))] == [text.lower() for text in SCRIPTS]
+    rows = catalogue().to_pylist()
+    for number, row in enumerate(rows):
+        row["title"] = row["text"] = SCRIPTS[number % len(SCRIPTS)]
+    taken = {f"u{u:03}": [u, u + 1] for u in range(6)}
+    queries = {user: [SCRIPTS[items[0]], SCRIPTS[items[1] % 6]] for user, items in taken.items()}
+    drifted = {
+        "item_catalog": pa.Table.from_pylist(rows, catalogue().schema),
+        "user_history": histories(taken, queries),
+    }
+    items, users = scored(night, drifted, tmp_path)
+    world = read_world(drifted, night.trained.preparation)
+    pasts = list(world.histories.values())
+    read = latest_histories(pasts, [EMPTY] * 6, world.catalogue, limit=KARMA_EXPORTED.history_limit)
+    with torch.no_grad():
+        assert np.abs(items - evaluation.encode_catalogue(night.trained.network, world.catalogue)).max() < 1e-5
+        assert np.abs(users - evaluation.encode_users(night.trained.network, read)).max() < 1e-5
+    for block in (items, users):
+        assert np.abs(np.linalg.norm(block, axis=1) - 1).max() < 1e-5
+    silent, _ = scored(night, {**drifted, "item_catalog": catalogue()}, tmp_path / "silent")
+    assert np.abs(items - silent).max(axis=1).min() > 1e-4, "a text of unknown words says something"
+    without = histories(taken, {user: ["", ""] for user in taken})
+    _, unasked = scored(night, {**drifted, "user_history": without}, tmp_path / "unasked")
+    assert np.abs(users - unasked).max(axis=1).min() > 1e-4, "so does a query"
+
+
+def test_an_item_deleted_since_training_leaves_no_trace_in_a_history(night: Night, tmp_path: Path) -> None:
+    remaining = catalogue().filter(pc.not_equal(catalogue()["item_id"], "i003"))
+    deleted = {"u0": [1, 3, 2], "u1": [3, 3], "u2": [2, 3, 2], "u3": [4, 3]}
+    # 999 was never there either: a history without any known event
+    never = {"u0": [1, 2], "u1": [999], "u2": [2, 2], "u3": [4]}
+    asked = {"u0": ["red", "blue", ""], "u1": ["red", ""], "u2": ["lamp", "red", "shirt"], "u3": ["", "green shirt"]}
+    kept = {"u0": ["red", ""], "u1": ["blue"], "u2": ["lamp", "shirt"], "u3": [""]}
+    items, after = scored(night, {"item_catalog": remaining, "user_history": histories(deleted, asked)}, tmp_path / "a")
+    assert len(items) == 35
+    _, without = scored(night, {"item_catalog": remaining, "user_history": histories(never, kept)}, tmp_path / "b")
+    assert np.array_equal(after, without)
+    _, before = scored(night, {"item_catalog": catalogue(), "user_history": histories(deleted, asked)}, tmp_path / "c")
+    assert np.abs(before - after).max(axis=1).min() > 1e-4, "while it was there it counted"
 
 
 def test_a_night_that_was_not_built_is_named_and_leaves_nothing(night: Night, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from export import jobs, stages
 from export.karma_settings import karma_config, with_backbone
 from export.learning import SEED
 from features.configuration import Configuration, load
+from features.errors import ConfigurationError
 from features.files import read_json
 from features.training_sets import read_training_set
+from models.karma.config import NAMED
 from models.karma.training import train_karma
 from tests.backbone_checkpoints import write_checkpoint
 from tests.tiny_world import NIGHT, WORLD, write_world
@@ -29,6 +31,27 @@ def test_a_directory_beside_the_configuration_is_found_from_anywhere(tmp_path: P
     assert karma_config(configured(tmp_path, "qwen")).backbone == str(tmp_path / "qwen")
     assert karma_config(configured(tmp_path, "Qwen/Qwen3-0.6B")).backbone == "Qwen/Qwen3-0.6B"
     assert karma_config(configured(tmp_path, "")).backbone == ""
+
+
+def named(root: Path, name: str, **given: object) -> Configuration:
+    return Configuration(root / "attractor.toml", root / "state", {"karma": {"named": name, **given}})
+
+
+def test_an_arm_is_chosen_by_its_name(tmp_path: Path) -> None:
+    lambdas = {"action_only": (0.0, 0.0), "plus_generation": (0.3, 0.0), "plus_reconstruction": (0.0, 0.3)}
+    for name, expected in {**lambdas, "karma": (0.3, 0.3)}.items():
+        chosen = karma_config(named(tmp_path, name))
+        assert (chosen.lambda_generation, chosen.lambda_reconstruction) == expected
+        assert chosen == NAMED[name]()
+    changed = karma_config(with_backbone(named(tmp_path, "action_only", lambda_generation=0.1, steps=7), "org/model"))
+    told = (changed.lambda_generation, changed.lambda_reconstruction, changed.steps, changed.backbone)
+    assert told == (0.1, 0.0, 7, "org/model")
+
+
+def test_another_name_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    known = "action_only, karma, plus_generation, plus_reconstruction"
+    with pytest.raises(ConfigurationError, match=rf"\[karma\] named 'actions_only': it may be {known}"):
+        karma_config(named(tmp_path, "actions_only"))
 
 
 def test_a_command_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

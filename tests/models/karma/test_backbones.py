@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
@@ -230,6 +231,35 @@ def larger_tokenizer(directory: Path) -> None:
     (directory / "tokenizer.json").write_text(json.dumps(document))
 
 
+def not_finite(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def fewer_layers(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    one = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    (directory / "config.json").write_text(json.dumps(config | one))
+
+
+def tokenizer_of(text: str) -> Callable[[Path], None]:
+    def write(directory: Path) -> None:
+        (directory / "tokenizer.json").write_text(text)
+
+    return write
+
+
+def not_utf8(directory: Path) -> None:
+    (directory / "tokenizer.json").write_bytes(b"\xff\xfe{")
+
+
+def merges_of_nothing(directory: Path) -> None:
+    document = json.loads((directory / "tokenizer.json").read_text())
+    document["model"]["merges"] = [["no such", "token"]]
+    (directory / "tokenizer.json").write_text(json.dumps(document))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -243,6 +273,17 @@ def larger_tokenizer(directory: Path) -> None:
         (own_code, "no code of its own"),
         (not_a_language_model, "expected a causal language model, got .*BertForMaskedLM"),
         (wordpiece, "expected a byte-pair tokenizer, got 'WordLevel'"),
+        (not_finite, r"expected finite weights, got NaN or infinity in model.layers.1.mlp.up_proj.weight"),
+        (fewer_layers, r"expected no weights but those that config.json describes, model.layers.1.* are more"),
+        (tokenizer_of(""), "expected tokenizer.json to be .*; JSONDecodeError"),
+        (tokenizer_of("PK\3\4"), "expected tokenizer.json to be .*; JSONDecodeError"),
+        (tokenizer_of("{}"), "expected tokenizer.json to be .*; KeyError: 'model'"),
+        (tokenizer_of("[]"), "expected tokenizer.json to be "),
+        (tokenizer_of('{"model": null}'), "expected tokenizer.json to be "),
+        (tokenizer_of('{"model": {"type": "BPE"}}'), "expected tokenizer.json to be .*; KeyError: 'merges'"),
+        (tokenizer_of('{"model": {"type": "BPE", "vocab": [], "merges": []}}'), "expected tokenizer.json to be "),
+        (not_utf8, "expected tokenizer.json to be .*; UnicodeDecodeError"),
+        (merges_of_nothing, "expected tokenizer.json to be .*no such"),
         (larger_tokenizer, "token embeddings, got 4[0-9][0-9] tokens"),
     ],
 )
@@ -252,6 +293,21 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, damage: Callable[[Path], No
     with pytest.raises(ConfigurationError, match=said) as raised:
         network(settings_of(tmp_path))
     assert str(tmp_path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["./nope", "../nope/nope", "/nope/nope", "~/nope/nope", "models/qwen/nope", "attractor"]
+)
+def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("models.karma.backbones.cached_file", lambda *_, **__: pytest.fail("asked the hub"))
+    (tmp_path / "attractor").write_text("a file, not a directory")
+    for load in (load_tokenizer, load_pretrained):
+        with pytest.raises(ConfigurationError, match=f"backbone '{name}'.*no such directory"):
+            load(name)
 
 
 def test_a_name_that_is_nowhere_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +322,8 @@ def test_a_model_that_looks_ahead_is_refused(checkpoints: dict[str, Path], monke
     model = AutoModelForCausalLM.from_pretrained(checkpoints["qwen3"])
     for layer in model.model.layers:
         monkeypatch.setattr(layer, "forward", looking_both_ways(layer.forward))
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (model, {"missing_keys": []}))
+    nothing_odd: dict[str, list[str]] = {"missing_keys": [], "unexpected_keys": []}
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (model, nothing_odd))
     with pytest.raises(ConfigurationError, match="obeys an attention mask"):
         load_pretrained(str(checkpoints["qwen3"]))
 

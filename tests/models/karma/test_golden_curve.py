@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +33,11 @@ def test_the_curve_is_the_committed_one(tmp_path: Path, request: pytest.FixtureR
     if request.config.getoption("--write-goldens"):
         lines = [f'  "{loop}": [\n    ' + ",\n    ".join(map(json.dumps, found[loop])) + "\n  ]" for loop in found]
         write_text(GOLDEN, "{\n" + ",\n".join(lines) + "\n}\n")
+    judge(found)
+
+
+def judge(found: dict[str, list[list[float]]]) -> None:
+    """Both loops follow the committed curve."""
     expected = read_json(GOLDEN)
     for loop in ("pretraining", "training"):
         assert len(found[loop]) == len(expected[loop])
@@ -36,3 +45,32 @@ def test_the_curve_is_the_committed_one(tmp_path: Path, request: pytest.FixtureR
             assert now == pytest.approx(then, rel=2e-3), "another processor rounds otherwise; another model does more"
     losses = [loss for _, loss, _ in expected["training"]]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("loop", "kept", "calls"), [("pretraining", 4, 6), ("training", 10, 20)])
+def test_a_run_ended_by_kill_9_goes_on_along_the_same_curve(tmp_path: Path, loop: str, kept: int, calls: int) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from models import training
+from tests.models.karma.test_golden_curve import curve
+
+calls, draw = 0, training.step_generator
+
+def draw_or_die(seed, step):
+    global calls
+    calls += 1
+    if calls == {calls}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(seed, step)
+
+training.step_generator = draw_or_die
+curve(Path({str(tmp_path)!r}))
+"""
+    root = Path(__file__).resolve().parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (state,) = tmp_path.glob(f"*/{loop}/state.json")
+    assert read_json(state)["step"] == kept, "it was killed between two checkpoints"
+    judge(curve(tmp_path))

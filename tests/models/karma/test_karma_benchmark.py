@@ -38,6 +38,18 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "DRAWS", 20)
 
 
+def test_arms_change_what_finished_runs_were_made_with() -> None:
+    off = {"lambda_generation": 0.0, "lambda_reconstruction": 0.0}
+    assert {
+        "pretrained": {**off, "steps": 0},
+        "action_only": off,
+        "plus_generation": {"lambda_reconstruction": 0.0},
+        "plus_reconstruction": {"lambda_generation": 0.0},
+        "karma": {},
+        "karma_compressed": {"history": "compressed"},
+    } == benchmark.SWITCHES
+
+
 def tiny_arms(*names: str) -> Arms:
     known = arms(TINY)
     sasrec = tuple(replace(trial, hidden=8, layers=1, heads=2, steps=4, validate_every=2) for trial in known["sasrec"])

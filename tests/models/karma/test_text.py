@@ -92,6 +92,35 @@ def test_control_characters_and_halves_of_pairs_count_as_spaces(tokenizer: Token
     assert encode(tokenizer, [text], limit=100)[0].tolist() == by_hand.tolist()
 
 
+BLANKS = " \t\n\r\v\f\x00\x1b\x85\xa0\u2003\u2028\u3000\ud800"
+blanks = st.text(BLANKS, min_size=1, max_size=12)
+
+
+@given(st.lists(st.text("abz é猫🐈-,12", min_size=1).filter(str.strip), min_size=1, max_size=5), st.data())
+@settings(max_examples=150, deadline=None)
+def test_blanks_between_words_are_one_space_and_around_them_nothing(
+    tokenizer: Tokenizer, words: list[str], data: st.DataObject
+) -> None:
+    plain = " ".join(" ".join(words).split())
+    separated = [piece for word in plain.split() for piece in (data.draw(blanks), word)]
+    text = "".join([*(separated if data.draw(st.booleans()) else separated[1:]), data.draw(blanks)])
+    for limit in (4, 100):
+        tokens = encode(tokenizer, [text], limit=limit)[0].tolist()
+        assert tokens == encode(tokenizer, [plain], limit=limit)[0].tolist()
+        unread = tokenizer.encode(plain, add_special_tokens=False).ids[:limit]
+        assert tokens == [number + len(SPECIALS) for number in unread], "a text in order is encoded as it is"
+
+
+@pytest.mark.parametrize("text", ["\t" * 5 + "red shirt", " " * 5000 + "red shirt", "red" + " " * 5000 + "shirt\0\0"])
+def test_padding_takes_no_tokens_from_a_query(tokenizer: Tokenizer, text: str) -> None:
+    assert encode(tokenizer, [text], limit=4)[0].tolist() == encode(tokenizer, ["red shirt"], limit=4)[0].tolist()
+
+
+@pytest.mark.parametrize("text", [" " * 1000, "\0\t\n" * 50_000, "\u3000", ""])
+def test_nothing_but_blanks_is_no_text(tokenizer: Tokenizer, text: str) -> None:
+    assert encode(tokenizer, [text], limit=4).lengths.tolist() == [0]
+
+
 def test_decoding_gives_the_text_back_in_lower_case(tokenizer: Tokenizer) -> None:
     tokens = encode(tokenizer, ["Red SHIRT, naïve"], limit=1000)[0]
     assert decode(tokenizer, np.concatenate([[BOS, INT], tokens, [PAD]])) == "red shirt, naïve"
@@ -122,6 +151,7 @@ def test_the_tokenizer_is_the_same_in_every_process(tokenizer: Tokenizer) -> Non
         (["a", "b"], ["x", ""], (["a", "b"], ["x", ""])),
         (["a", "a", "b", "a"], ["x", "y", "", "x"], (["a", "b", "a"], ["x, y", "", "x"])),
         (["a", "a", "a"], ["x", "x", ""], (["a"], ["x"])),
+        (["a", "a"], ["   ", "x"], (["a"], ["x"])),
     ],
 )
 def test_consecutive_repeats_become_one_event(
@@ -163,6 +193,20 @@ def test_histories_know_catalogue_rows_and_leave_unknown_items_out(preparation: 
     assert known["u"].items.tolist() == [0, 1]
     assert [decode(preparation.tokenizer, query) for query in known["u"].queries] == ["red", "blue"]
     assert len(known["v"].items) == 0
+
+
+events = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "red", "blue", "red lamp"])), max_size=8)
+
+
+@given(events)
+@settings(max_examples=80, deadline=None)
+def test_events_on_items_that_are_gone_leave_no_trace(preparation: Preparation, events: list[tuple[int, str]]) -> None:
+    def read(events: list[tuple[int, str]]) -> tuple[list[int], list[list[int]]]:
+        table = histories({"u": [item for item, _ in events]}, {"u": [query for _, query in events]})
+        history = read_histories(table, preparation, {"i001": 7, "i002": 5, "i003": 3})["u"]
+        return history.items.tolist(), [query.tolist() for query in history.queries]
+
+    assert read(events) == read([event for event in events if event[0] != 0])
 
 
 def test_the_latest_sequence_ends_with_the_current_query(preparation: Preparation) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,15 @@ import torch
 
 from features.files import read_json
 from models.karma.batches import Sampler
-from models.karma.config import KarmaConfig, action_only, karma, karma_tiny, plus_generation, plus_reconstruction
+from models.karma.config import (
+    NAMED,
+    KarmaConfig,
+    action_only,
+    karma,
+    karma_tiny,
+    plus_generation,
+    plus_reconstruction,
+)
 from models.karma.network import Karma
 from models.karma.text import vocabulary_size
 from models.karma.training import TrainedKarma, karma_loss, prepare, read_world, train_karma
@@ -121,6 +129,20 @@ ACTION = {"backbone", "interest", "item", "picture", "no_picture", "identity", "
 def test_each_objective_can_be_switched_off(named: Callable[[], KarmaConfig], reached: set[str]) -> None:
     lambdas = {name: getattr(named(), name) for name in ("lambda_generation", "lambda_reconstruction")}
     assert gradients(replace(TINY, **lambdas)) == reached
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_named_configuration_trains_a_step(name: str) -> None:
+    whole = NAMED[name]()
+    tiny = {field: value for field, value in asdict(TINY).items() if not field.startswith("lambda_")}
+    config = replace(whole, **{**tiny, "steps": 1, "pretraining_steps": 1, "validate_every": 1})
+    assert (config.lambda_generation, config.lambda_reconstruction) == (
+        whole.lambda_generation,
+        whole.lambda_reconstruction,
+    )
+    metrics = train_karma(training_set(), config, seed=0).metrics
+    assert metrics["steps"] == 1
+    assert math.isfinite(metrics["test"]["model"]["NDCG@10"])
 
 
 def test_the_picture_term_reaches_its_head() -> None:

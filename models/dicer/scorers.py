@@ -14,10 +14,10 @@ from models.dicer.graphs import Graphs, Indices
 from models.dicer.losses import mixture
 from models.dicer.network import Dicer
 from models.dicer.pairs import Batch, ByAttention, logits_of
-from models.dicer.scoring import friend_ends, score, tables
+from models.dicer.scoring import Rows, friend_ends, score, tables
 from models.dicer.voices import Voices
 
-_ROW_NUMBERS = 65_536  # of a block of item rows, in floats of one table: it stays in the cache
+_ROW_NUMBERS = 262_144  # of a block of item rows, in floats of one table: smaller ones make a head's matrices too often
 _ATTENDED = 256  # items of a block that gathers its lists
 
 
@@ -34,17 +34,18 @@ def scorers_of(network: Dicer, bases: tuple[Tensor, Tensor], edges: Edges, graph
     size = max(1, _ROW_NUMBERS // config.width)
 
     @torch.no_grad()
-    def one(user: int, items: Tensor) -> Tensor:
+    def one(user: int, rows: Rows) -> Tensor:
         place = torch.tensor([user])
         index, real = (torch.from_numpy(array) for array in voices.friends.padded(np.array([user])))
         heard, own = friend_ends(user_rows, index, real), user_rows[place]
-        return torch.cat([score(network, own, item_rows[part], heard) for part in torch.split(items, size)], dim=1)
+        blocks = (rows[start : start + size] for start in range(0, max(1, len(rows)), size))  # one even of none
+        return torch.cat([score(network, own, block, heard) for block in blocks], dim=1)
 
-    every = torch.arange(graphs.items)
     return Scorers(
-        lambda users: _stacked([one(int(user), every) for user in users], graphs.items),
+        lambda users: _stacked([one(int(user), item_rows) for user in users], graphs.items),
         lambda users, items: _stacked(
-            [one(int(user), torch.from_numpy(row)) for user, row in zip(users, items, strict=True)], items.shape[1]
+            [one(int(user), item_rows[torch.from_numpy(row)]) for user, row in zip(users, items, strict=True)],
+            items.shape[1],
         ),
     )
 

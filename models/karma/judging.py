@@ -188,17 +188,22 @@ def judge_start(exam: Exam, network: Karma) -> tuple[dict[str, Any], Arrays]:
 
 @torch.no_grad()
 def stage_of(window: Window, network: Karma) -> Stage:
-    """A window as a network encodes it, without the current query."""
+    """A window as a network encodes it, without the current query.
+
+    The windows were prepared for histories of words; a network of compressed ones reads the same catalogue by its own
+    soft tokens.
+    """
     world, positions = window.world, window.positions
+    catalogue = replace(world.catalogue, soft_tokens=network.soft_width)
     _, codes = np.unique(np.array(world.categories, dtype=object).astype(str), return_inverse=True)
     return Stage(
         positions,
-        world.catalogue,
+        catalogue,
         codes.astype(np.int64),
         world.event_count,
         window.likeness,
-        encode_users(network, user_sequences(positions.targets, world.catalogue, limit=network.history_limit)),
-        encode_catalogue(network, world.catalogue),
+        encode_users(network, user_sequences(positions.targets, catalogue, limit=network.history_limit)),
+        encode_catalogue(network, catalogue),
     )
 
 

@@ -49,6 +49,7 @@ class Karma(nn.Module):
         nn.init.zeros_(self.identity.weight)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.compressor = _read_out(self.width, self.width) if config.soft_width else None
+        self.soft_width = config.soft_width  # K of an item in a compressed history, 0 where histories are words
         self.read_outs = max(1, config.soft_width)
         self.soft = nn.Linear(config.embedding, config.soft_tokens * self.width)  # P: decoding only
         self.painter = nn.Linear(config.embedding, picture_width)  # decoding only

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from export.cli import cli
@@ -18,9 +19,11 @@ from models.karma.baselines import Neighbours
 from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings
 from models.karma.comparison import Runs, hit_gain, read_runs, recall_gain, stage_gain
 from models.karma.config import KarmaConfig, karma_tiny
+from models.karma.evaluation import encode_catalogue, encode_users, user_sequences
 from models.karma.figures import write_figures
-from models.karma.judging import Exam, exam_of
+from models.karma.judging import Exam, exam_of, stage_of
 from models.karma.results_page import write_page
+from models.karma.training import new_network, prepare, read_world
 from models.karma.verdicts import judged
 from tests.karma_world import training_set
 
@@ -241,6 +244,18 @@ def test_figures_are_drawn_of_any_one_arm(tmp_path: Path, finished: Path) -> Non
 def test_histories_whose_attention_cannot_be_measured_are_refused() -> None:
     with pytest.raises(ValueError, match="history = tokens"):
         exam_of(training_set(users=90), replace(TINY, history="compressed"), facets={})
+
+
+@torch.no_grad()
+def test_compressed_histories_are_judged_as_they_were_learned(exam: Exam) -> None:
+    preparation = prepare(exam.training_set.train, replace(TINY, history="compressed", compressed_tokens=2))
+    world, targets = read_world(exam.training_set.train, preparation), exam.validation.positions.targets
+    torch.manual_seed(0)
+    network = new_network(preparation).eval()
+    stage = stage_of(exam.validation, network)
+    sequences = user_sequences(targets, world.catalogue, limit=network.history_limit)
+    np.testing.assert_array_equal(stage.interests, encode_users(network, sequences))
+    np.testing.assert_array_equal(stage.embeddings, encode_catalogue(network, world.catalogue))
 
 
 def test_item_to_item_is_listed_by_its_windows() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from features.files import is_temporary, read_json, write_text
+from models.dicer.config import NAMED
 from models.dicer.protocols import PROTOCOLS, Protocol
 from models.dicer.published import ABLATIONS, PUBLISHED
 
@@ -24,6 +26,8 @@ MAIN = {
 
 _WHOLE = ABLATIONS[0].arm
 """What the ablations are held against: of their size, unlike the arm `dicer`."""
+
+_LOOKING = ("validate_every", "validation_users", "device", "head_weights")  # JSON makes a list of the last
 
 _RULES = {
     "paper": """
@@ -92,7 +96,7 @@ def _section(protocol: Protocol, groups: Mapping[str, list[Result]]) -> Iterator
     yield f"attractor benchmark dicer --protocol {protocol.name} --seeds {max(map(len, groups.values()), default=3)}"
     yield "```\n"
     yield from _main_table(protocol, groups)
-    if said := list(_comparisons(protocol, groups)):
+    if said := [*_comparisons(protocol, groups), *_departures(groups)]:
         yield from [*said, ""]
     if protocol.name == "paper":
         yield from _ablation_table(groups)
@@ -154,6 +158,17 @@ def _comparisons(protocol: Protocol, groups: Mapping[str, list[Result]]) -> Iter
             if arm in groups:
                 ours, theirs = _mean(groups[arm], headline), _mean(groups[best], headline)
                 yield f"- {MAIN[arm]}: {headline} {ours:.4f}, our {MAIN[best]} {_against(ours, theirs)}."
+
+
+def _departures(groups: Mapping[str, list[Result]]) -> Iterator[str]:
+    """In which settings of training an arm is not the configuration of its name; how often it looks is left out."""
+    for arm in ("dicer", "dicer_plus"):
+        named = asdict(NAMED[arm]())
+        for run in groups.get(arm, [])[:1]:
+            other = {name: value for name, value in run["configuration"].items() if named.get(name, value) != value}
+            told = [f"{name} {value} ({named[name]})" for name, value in other.items() if name not in _LOOKING]
+            if told:
+                yield f"- {MAIN[arm]}, otherwise than `{arm}` (in brackets), chosen on validation: {', '.join(told)}."
 
 
 def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:

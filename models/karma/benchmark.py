@@ -65,10 +65,11 @@ Arms = Mapping[str, tuple[Config, ...]]
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "pretrained": {**switched("action_only"), "steps": 0},
     **{name: switched(name) for name in NAMED},
+    "action_only_compressed": {**switched("action_only"), "history": "compressed"},
     "karma_compressed": {"history": "compressed"},
 }
-"""What each arm changes of the data set's settings. `pretrained` is where all start but the last, whose language model
-also learns to write a text from its soft tokens."""
+"""What each arm changes of the data set's settings. `pretrained` is where all start but the last two, which share a
+language model that also learns to write a text from its soft tokens."""
 
 
 # Every arm runs all its steps, so that the rate has fallen for all of them, and keeps its best. Four layers, because

@@ -17,7 +17,7 @@ TITLES = {
     "synthetic": "Synthetic market",
     "lastfm": "HetRec 2011 Last.fm, tag assignments",
 }
-COMPRESSED = "karma_compressed"
+COMPRESSED = {"karma_compressed": "KARMA, compressed", "action_only_compressed": "action only, compressed"}
 BASELINES = {"popularity": "popularity", "item_to_item": "item-to-item cosine", "sasrec": "SASRec"}
 ARMS = {arm: name for arm, (name, _) in SHOWN.items() if arm != "pretrained"}
 METRICS = ("HR@10", "HR@50", "HR@200", "NDCG@10", "MRR")
@@ -128,22 +128,23 @@ def _rank_table(runs: Runs, group: str, part: str, rows: Mapping[str, str]) -> I
 
 def _gains(runs: Runs) -> Iterator[str]:
     """What each regularised arm has over action only."""
-    asked = [(50, "all"), (200, "all"), (50, "first"), (50, "cold"), (200, "cold")]
     yield "Points over action only:\n"
-    heads = [*(f"HR@{k} {part}" for k, part in asked), "HR@50 all, query known", "HR@50 all, ids hidden"]
-    yield f"| arm | {' | '.join(heads)} |"
-    yield "|---" * (3 + len(asked)) + "|"
-    for arm in list(ARMS)[1:]:
-        cells = [interval(hit_gain(runs, arm, "action_only", k, part=part)) for k, part in asked]
-        cells += [
-            interval(hit_gain(runs, arm, "action_only", 50, ranks=f"rank_{how}"))
-            for how in ("with_query", "without_ids")
-        ]
-        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+    yield from _gain_table(runs, {arm: ARMS[arm] for arm in list(ARMS)[1:]}, over="action_only")
     found = hit_gain(runs, "karma", "action_only", 200)
     if found is not None:
         yield f"\nThe paper reports up to +{PAPER_GAIN} points of HR@200 on its own data; here {100 * found.mean:+.1f}."
     yield ""
+
+
+def _gain_table(runs: Runs, rows: Mapping[str, str], *, over: str) -> Iterator[str]:
+    asked = [(50, "all"), (200, "all"), (50, "first"), (50, "cold"), (200, "cold")]
+    heads = [*(f"HR@{k} {part}" for k, part in asked), "HR@50 all, query known", "HR@50 all, ids hidden"]
+    yield f"| arm | {' | '.join(heads)} |"
+    yield "|---" * (3 + len(asked)) + "|"
+    for arm, label in rows.items():
+        cells = [interval(hit_gain(runs, arm, over, k, part=part)) for k, part in asked]
+        cells += [interval(hit_gain(runs, arm, over, 50, ranks=f"rank_{how}")) for how in ("with_query", "without_ids")]
+        yield f"| {label} | {' | '.join(cells)} |"
 
 
 def _collapse(runs: Runs) -> Iterator[str]:
@@ -277,24 +278,27 @@ def _recall(runs: Runs) -> Iterator[str]:
 def _histories(runs: Runs) -> Iterator[str]:
     yield "### Words or compressed histories\n"
     yield (
-        "KARMA with histories of words, and of one soft token an item or query, which a language model of its own "
+        "Histories of words, and of one soft token an item or query, which a language model of its own "
         'made (docs/karma.md). Compressed histories are the faster ones at night: with `history = "auto"` it has them '
         f"wherever their HR@50 of all positions in validation is at least {1 - LOST_AT_MOST:.0%} of the words'.\n"
     )
     names = ("validation, all HR@50", "all HR@10", "all HR@50", "all HR@200", "first HR@50", "warm HR@50")
     yield f"| history | {' | '.join(names)} | seeds |"
     yield "|---" * (len(names) + 2) + "|"
-    for arm, label in (("karma", "words"), (COMPRESSED, "compressed")):
+    for arm, label in {"karma": "KARMA, words", "action_only": "action only, words", **COMPRESSED}.items():
         paths = [("validation", "all", "HR@50"), *(("action", *name.split(" ")) for name in names[1:])]
         cells = [_percent(runs, arm, _at(*path)) for path in paths]
         yield f"| {label} | {' | '.join(cells)} | {len(runs.get(arm, [])) or 'not run'} |"
-    pairs = common(runs, COMPRESSED, "karma")
+    pairs = common(runs, "karma_compressed", "karma")
     if pairs:
         ours, theirs = (
             statistics.fmean(map(_at("validation", "all", "HR@50"), side)) for side in zip(*pairs, strict=True)
         )
         kept = "compressed" if ours >= (1 - LOST_AT_MOST) * theirs else "words"
         yield f"\nOver the seeds that both have, compressed histories have {ours / theirs:.1%} of it: **{kept}**."
+    if common(runs, "karma_compressed", "action_only_compressed"):
+        yield "\nPoints over action only, both with compressed histories and from one pre-training:\n"
+        yield from _gain_table(runs, {"karma_compressed": "KARMA"}, over="action_only_compressed")
     yield ""
 
 
@@ -302,9 +306,7 @@ def _costs(runs: Runs) -> Iterator[str]:
     yield "### Runs\n"
     yield "| model | best step | minutes | memory, MiB | settings |"
     yield "|---|---|---|---|---|"
-    for arm, label in (
-        BASELINES | {name: told for name, (told, _) in SHOWN.items()} | {COMPRESSED: "KARMA, compressed"}
-    ).items():
+    for arm, label in (BASELINES | {name: told for name, (told, _) in SHOWN.items()} | COMPRESSED).items():
         if arm in runs:
             group = runs[arm]
             steps = ", ".join(str(run.figures["best_step"]) for run in group)

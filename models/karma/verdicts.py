@@ -30,10 +30,14 @@ def judged(runs: Runs) -> list[Verdict]:
     """Every aim in turn."""
     # Cold items compete with known ones of the same meaning, which stand before them: few or none reach the first 50.
     aims = [
-        ("HR@50 over all positions, KARMA above action only", 50, "all"),
-        ("HR@200 of cold items, the same", 200, "cold"),
+        ("HR@50 over all positions, KARMA above action only", 50, "all", ""),
+        ("the same, both with compressed histories", 50, "all", "_compressed"),
+        ("HR@200 of cold items, KARMA above action only", 200, "cold", ""),
     ]
-    gains = [_gain(aim, hit_gain(runs, "karma", "action_only", k, part=part)) for aim, k, part in aims]
+    gains = [
+        _gain(aim, hit_gain(runs, f"karma{history}", f"action_only{history}", k, part=part))
+        for aim, k, part, history in aims
+    ]
     ranker = stage_gain(runs.get("karma", []), "auc", "with_z")
     return [
         *gains,

@@ -49,6 +49,7 @@ def test_arms_change_what_finished_runs_were_made_with() -> None:
         "plus_generation": {"lambda_reconstruction": 0.0},
         "plus_reconstruction": {"lambda_generation": 0.0},
         "karma": {},
+        "action_only_compressed": {**off, "history": "compressed"},
         "karma_compressed": {"history": "compressed"},
     } == benchmark.SWITCHES
 
@@ -204,7 +205,7 @@ def test_the_page_has_tables_figures_and_verdicts(finished: Path) -> None:
     for name in ("attention", "sinks", "gains"):
         assert f"](karma/{name}-synthetic.svg)" in text
         assert (finished / "karma" / f"{name}-synthetic.svg").stat().st_size < 400_000
-    assert text.count("interval without zero") == 3
+    assert text.count("interval without zero") == 4
     assert "Over the seeds that both have, compressed histories have " in text
     for table in text.split("\n\n"):
         cells = [line.count("|") for line in table.splitlines() if line.startswith("|")]
@@ -216,9 +217,9 @@ def test_the_page_has_tables_figures_and_verdicts(finished: Path) -> None:
 
 def test_verdicts_are_no_unless_shown(finished: Path) -> None:
     runs = read_runs(finished / "karma" / "synthetic")
-    assert [verdict.met for verdict in judged({})] == [None] * 5
+    assert [verdict.met for verdict in judged({})] == [None] * 6
     same: Runs = {"action_only": runs["action_only"], "karma": runs["action_only"]}
-    gains, cold, sinks, accuracy, _ = judged(same)
+    gains, _, cold, sinks, accuracy, _ = judged(same)
     assert (gains.met, accuracy.met) == (False, False)
     assert cold.met in (False, None)
     assert sinks.met is False, "no less than before, or nothing to halve"

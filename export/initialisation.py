@@ -31,6 +31,11 @@ _NOTES = {
     "karma": "the language model: models/karma/config.py, KarmaConfig",
 }
 
+_ADVICE = (
+    "# [karma]",
+    '# history = "auto"  # trains histories of words and compressed ones, keeps the faster where it is as good',
+)
+
 
 def configuration_text(source: Mapping[str, Any], *, state: str | None = None) -> str:
     """The TOML text for a source section such as `{"kind": "lastfm", "path": "…"}`.
@@ -46,6 +51,7 @@ def configuration_text(source: Mapping[str, Any], *, state: str | None = None) -
     for name, settings in sections.items():
         lines += ["", f"[{name}]  # {_NOTES[name]}"]
         lines += [f"{key} = {_toml(value)}" for key, value in settings.items()]
+    lines += ["", *_ADVICE]
     return "\n".join(lines) + "\n"
 
 

@@ -304,6 +304,7 @@ def _histories(runs: Runs) -> Iterator[str]:
 
 def _costs(runs: Runs) -> Iterator[str]:
     yield "### Runs\n"
+    yield "Whichever arm of a seed runs first pays for the pre-training that all share, in its minutes.\n"
     yield "| model | best step | minutes | memory, MiB | settings |"
     yield "|---|---|---|---|---|"
     for arm, label in (BASELINES | {name: told for name, (told, _) in SHOWN.items()} | COMPRESSED).items():

@@ -87,6 +87,7 @@ class LastfmSource:
                     include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
                 ),
             ) as reader:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)  # a header alone has its columns too
                 yield from reader
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
             raise ConfigurationError(f"{self.files[name]}: expected columns {', '.join(columns)}: {error}") from error

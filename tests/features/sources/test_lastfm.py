@@ -13,6 +13,7 @@ from features.configuration import Configuration
 from features.errors import ConfigurationError
 from features.landing import land, raw_tables
 from features.sources import SourceConfig, open_source
+from features.windows import night_window
 
 DISTRIBUTED = Path(__file__).resolve().parents[4] / "shared" / "data" / "hetrec2011-lastfm-2k"
 FILES = {
@@ -80,6 +81,19 @@ def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "lastfm" / "tags.dat").unlink()
     with pytest.raises(ConfigurationError, match=r"lastfm/tags\.dat does not exist"):
         open_source(SourceConfig("lastfm", "lastfm"), tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_its_header_alone_has_no_rows(tmp_path: Path, name: str) -> None:
+    small(tmp_path)
+    file = tmp_path / "lastfm" / name
+    file.write_bytes(file.read_bytes().split(b"\r\n")[0] + b"\r\n")
+    source, window = open_source(SourceConfig("lastfm", "lastfm"), tmp_path), night_window(dt.date(2010, 1, 1))
+    tables = [source.rows(table) for table in ("users", "items", "social_edges")]
+    counted = [sum(rows.batch.num_rows for rows in stream) for stream in [*tables, source.events(window)]]
+    # tags.dat only names the queries of events, which are there without
+    files = ["user_artists.dat", "artists.dat", "user_friends.dat", "user_taggedartists.dat"]
+    assert [count == 0 for count in counted] == [file == name for file in files]
 
 
 @pytest.mark.skipif(not DISTRIBUTED.is_dir(), reason=f"{DISTRIBUTED} is not here")

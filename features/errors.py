@@ -18,11 +18,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_AT_LANDING = (
-    "Nothing was landed. Check that social_edges and events number their users alike, and which file the edges came "
-    'from; if the graph is right all the same, say why in attractor.toml: [social] accept_alignment = "…"'
-)
-
 
 class AttractorError(Exception):
     """Base of every error below; the command line turns it into one line and exit code 1."""
@@ -55,7 +50,7 @@ class ContractViolation(AttractorError):
 class SocialMisalignment(AttractorError):
     """The social-alignment check refused a social graph."""
 
-    def __init__(self, sentence: str, *, figures: Mapping[str, Any], advice: str = _AT_LANDING) -> None:
+    def __init__(self, sentence: str, *, figures: Mapping[str, Any], advice: str) -> None:
         """`sentence` tells the figures in words; `figures` are those of `Alignment`; `advice`: what to do."""
         self.figures = dict(figures)
         super().__init__(f"the social graph does not belong to the people whose events these are: {sentence}. {advice}")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from features.landing import RawTables
 
 _SEED = 0
+_ADVICE = (
+    "Nothing was landed. Check that social_edges and events number their users alike, and which file the edges came "
+    'from; if the graph is right all the same, say why in attractor.toml: [social] accept_alignment = "…"'
+)
 
 
 def checked_alignment(
@@ -30,7 +34,7 @@ def checked_alignment(
     alignment = landed_alignment(raw, as_of, limits, scratch=scratch)
     reason = config.accept_alignment.strip() or None
     if alignment.verdict == "misaligned" and reason is None:
-        raise SocialMisalignment(alignment.sentence, figures=asdict(alignment))
+        raise SocialMisalignment(alignment.sentence, figures=asdict(alignment), advice=_ADVICE)
     return {**asdict(alignment), "accepted": None if alignment.verdict == "aligned" else reason}
 
 

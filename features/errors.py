@@ -9,6 +9,7 @@ AttractorError
 ├── ArtifactCorrupt      stored bytes are not the bytes that were written
 ├── BucketUnreachable    the bucket that releases live in does not answer, or refused
 ├── DiskFailed           the disk is full, read-only or broken; names the file that it refused
+├── BenchmarkFailed      a process of a benchmark failed; the others were ended
 ├── ParityFailed         an ONNX graph does not compute what its torch network computes
 └── GateFailed           an audit or promotion gate refused; carries the verdicts
 """
@@ -74,6 +75,10 @@ class BucketUnreachable(AttractorError):
 
 class DiskFailed(AttractorError):
     """The disk refused a read or a write. What was there before is still there, and a later run completes."""
+
+
+class BenchmarkFailed(AttractorError):
+    """A process that ran a part of a benchmark failed; what it said stands above."""
 
 
 class ParityFailed(AttractorError):

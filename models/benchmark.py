@@ -1,4 +1,4 @@
-"""What every benchmark records of the place that it ran in."""
+"""What benchmarks share: the parts that processes may do side by side, and the record of the place they ran in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs that one process does in their order: every arm on every seed."""
+
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
 
 
 def environment(libraries: Sequence[str]) -> dict[str, Any]:

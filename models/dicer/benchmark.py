@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from features.errors import MissingInput
 from features.files import read_json, sha256_of_json, write_json
 from features.social_alignment import require_alignment
-from models.benchmark import environment, peak_memory_mib, reset_peak_memory
+from models.benchmark import Part, environment, peak_memory_mib, reset_peak_memory
 from models.dicer.baselines import (
     FactorConfig,
     bpr_grid,
@@ -130,7 +131,7 @@ def usual_arms(protocol: str) -> list[str]:
 def run_benchmark(
     protocol: Protocol,
     chosen: Sequence[Arm],
-    seeds: int,
+    seeds: Sequence[int],
     *,
     places: Places,
     clock: Callable[[], float],
@@ -139,11 +140,12 @@ def run_benchmark(
 ) -> None:
     """Do the runs that are not done; `clock` counts seconds, `finished` is called after each run.
 
-    Raises MissingInput if the data is not there, SocialMisalignment if its network is of other people.
+    Raises MissingInput if the data is not there, or if an arm with trials is asked for a later seed before the first
+    one chose among them; SocialMisalignment if the data's network is of other people.
     """
     data = _Data(protocol, places.data)
     for arm in chosen:
-        for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
+        for seed in seeds:
             name = f"{protocol.name} {arm.name} seed {seed}"
             before = done(protocol, arm, seed, places, fingerprint=data.fingerprint(seed))
             if before is not None:
@@ -157,6 +159,12 @@ def run_benchmark(
             shutil.rmtree(run.folder, ignore_errors=True)
             announce(f"{name}: {protocol.selection} {result['test'][protocol.selection]:.4f} in {result['seconds']} s")
             finished()
+
+
+def parts(chosen: Sequence[Arm], seeds: Sequence[int]) -> list[Part]:
+    """What processes may do side by side: all but the seeds of an arm with trials, which the first one chooses."""
+    free = [Part((arm.name,), (seed,)) for seed in seeds for arm in chosen if len(arm.trials) == 1]
+    return free + [Part((arm.name,), tuple(seeds)) for arm in chosen if len(arm.trials) > 1]
 
 
 def done(protocol: Protocol, arm: Arm, seed: int, places: Places, *, fingerprint: str) -> dict[str, Any] | None:
@@ -256,7 +264,10 @@ class _Run:
             return range(len(self.arm.trials))
         known = self.data.fingerprint(_FIRST_SEED)
         first = done(self.protocol, self.arm, _FIRST_SEED, self.places, fingerprint=known)
-        assert first is not None  # seeds are run in order
+        if first is None:
+            raise MissingInput(
+                f"{self.protocol.name} {self.arm.name}: seed {_FIRST_SEED} chooses among its trials; run that first"
+            )
         return [int(first["trial"])]
 
     def _trial(self, split: Split, k: int) -> tuple[Trained, dict[str, Any]]:

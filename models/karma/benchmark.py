@@ -22,7 +22,7 @@ from features.landing import is_landed, land
 from features.sources import SourceConfig
 from features.sources.market import FACETS
 from features.training_sets import build_training_sets, read_training_set
-from models.benchmark import environment, peak_memory_mib, reset_peak_memory
+from models.benchmark import Part, environment, peak_memory_mib, reset_peak_memory
 from models.karma.baselines import (
     Neighbours,
     SasrecConfig,
@@ -130,15 +130,18 @@ def run_benchmark(
     data: str,
     exam: Exam,
     chosen: Arms,
-    seeds: int,
+    seeds: Sequence[int],
     *,
     places: Places,
     clock: Callable[[], float],
     announce: Callable[[str], None],
     finished: Callable[[], None] = lambda: None,
 ) -> None:
-    """Do the runs that are not done, seed by seed; `clock` counts seconds, `finished` is called after each run."""
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+    """Do the runs that are not done, seed by seed; `clock` counts seconds, `finished` is called after each run.
+
+    Raises MissingInput for an arm with trials whose first seed, which chooses among them, was not run.
+    """
+    for seed in seeds:
         for arm, trials in chosen.items():
             name = f"{data} {arm} seed {seed}"
             if done(data, exam, arm, trials, seed, places) is not None:
@@ -151,6 +154,18 @@ def run_benchmark(
             shutil.rmtree(run.folder, ignore_errors=True)
             announce(f"{name}: done in {result['seconds']} s")
             finished()
+
+
+def parts(chosen: Arms, seeds: Sequence[int]) -> list[Part]:
+    """What processes may do side by side: arms that share a pre-training stay together, and the seeds of trials."""
+    starts: dict[Config, list[str]] = {}
+    counted = []
+    for arm, trials in chosen.items():
+        if isinstance(trials[0], KarmaConfig):
+            starts.setdefault(_before_arms(trials[0]), []).append(arm)
+        else:
+            counted.append(Part((arm,), tuple(seeds)))
+    return [Part(tuple(names), (seed,)) for seed in seeds for names in starts.values()] + counted
 
 
 def done(data: str, exam: Exam, arm: str, trials: Sequence[Config], seed: int, places: Places) -> dict[str, Any] | None:
@@ -223,7 +238,8 @@ class _Run:
         if self.seed == FIRST_SEED or len(self.trials) == 1:
             return range(len(self.trials))
         first = done(self.data, self.exam, self.arm, self.trials, FIRST_SEED, self.places)
-        assert first is not None  # seeds are run in order
+        if first is None:
+            raise MissingInput(f"{self.data} {self.arm}: seed {FIRST_SEED} chooses among its trials; run that first")
         return [int(first["trial"])]
 
     def _train(self, k: int) -> Trained:
@@ -282,8 +298,12 @@ def _figures(window: Window, score: Score) -> dict[str, dict[str, float]]:
 
 def _start(exam: Exam, config: KarmaConfig) -> str:
     """A name for what decides the pre-trained weights: equal for all arms of a data set."""
-    free = {"lambda_generation": 0.0, "lambda_reconstruction": 0.0, "steps": 0}
-    return sha256_of_json([asdict(replace(config, **free)), exam.training_set.fingerprint])[:12]  # type: ignore[arg-type]
+    return sha256_of_json([asdict(_before_arms(config)), exam.training_set.fingerprint])[:12]
+
+
+def _before_arms(config: KarmaConfig) -> KarmaConfig:
+    """The settings that pre-training depends on, and the rest alike."""
+    return replace(config, lambda_generation=0.0, lambda_reconstruction=0.0, steps=0)
 
 
 def _keep(file: Path, result: Mapping[str, Any], arrays: Arrays) -> None:

@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 
 from export.cli import cli
-from features.errors import SocialMisalignment
+from features.errors import MissingInput, SocialMisalignment
 from features.files import read_json, write_json
 from models.dicer.baselines import FactorConfig
-from models.dicer.benchmark import Arm, Config, Places, Trained, arms, done, run_benchmark, usual_arms
+from models.dicer.benchmark import Arm, Config, Places, Trained, arms, done, parts, run_benchmark, usual_arms
 from models.dicer.config import dicer_tiny
 from models.dicer.evaluation import Scorers
 from models.dicer.protocols import PROTOCOLS, Protocol, Split
@@ -70,7 +70,7 @@ def run(
     run_benchmark(
         protocol or toy_protocol(sampled=sampled),
         chosen,
-        seeds,
+        range(seeds),
         places=places,
         clock=lambda: float(next(ticks)),
         announce=said.append,
@@ -98,6 +98,27 @@ def test_every_arm_runs_and_is_found_again(tmp_path: Path, sampled: bool) -> Non
     assert all("re-used" in line for line in run(tmp_path, chosen, sampled=sampled))
     assert before == {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")}
     assert not list((tmp_path / "work").rglob("*.safetensors")), "a finished run leaves no checkpoint"
+
+
+def test_parts_keep_the_seeds_of_trials_together() -> None:
+    chosen = [arms("full")[name] for name in ("lightgcn", "dicer")]
+    assert [(part.arms, part.seeds) for part in parts(chosen, (0, 1))] == [
+        (("dicer",), (0,)),
+        (("dicer",), (1,)),
+        (("lightgcn",), (0, 1)),
+    ]
+
+
+def test_a_later_seed_needs_the_choice_of_the_first(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="toy lightgcn: seed 0 chooses among its trials; run that first"):
+        run_benchmark(
+            toy_protocol(sampled=False),
+            [tiny_arms()["lightgcn"]],
+            (1,),
+            places=Places(tmp_path, tmp_path / "work", tmp_path / "results"),
+            clock=lambda: 0.0,
+            announce=lambda _: None,
+        )
 
 
 def test_the_first_seed_picks_the_trial_on_validation_for_all(tmp_path: Path) -> None:

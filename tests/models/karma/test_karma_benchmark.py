@@ -16,7 +16,7 @@ from export.cli import cli
 from features.files import read_json, write_json
 from models.karma import benchmark, judging
 from models.karma.baselines import Neighbours
-from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings
+from models.karma.benchmark import Arms, Places, arms, done, parts, run_benchmark, same_settings
 from models.karma.comparison import Runs, hit_gain, read_runs, recall_gain, stage_gain
 from models.karma.config import KarmaConfig, karma_tiny
 from models.karma.evaluation import encode_catalogue, encode_users, user_sequences
@@ -65,7 +65,7 @@ def run(folder: Path, exam: Exam, chosen: Arms, seeds: int = 1) -> list[str]:
     ticks = itertools.count()
     places = Places(folder / "work", folder / "karma")
     clock = lambda: float(next(ticks))  # noqa: E731
-    run_benchmark("synthetic", exam, chosen, seeds, places=places, clock=clock, announce=said.append)
+    run_benchmark("synthetic", exam, chosen, range(seeds), places=places, clock=clock, announce=said.append)
     return said
 
 
@@ -99,6 +99,19 @@ def test_arms_of_a_seed_start_alike_and_end_apart(finished: Path) -> None:
     assert told[0]["collapse"]["strongest"] != told[1]["collapse"]["strongest"]
     lambdas = [trial["trials"][0]["configuration"]["lambda_generation"] for trial in told]
     assert lambdas == [0.0, 0.3]
+
+
+def test_parts_keep_together_what_must_not_be_done_twice() -> None:
+    chosen, together = arms(TINY), {}
+    for part in parts(chosen, (0, 2)):
+        for arm in part.arms:
+            together.setdefault(arm, []).append((part.seeds, frozenset(part.arms)))
+    assert together.keys() == chosen.keys()
+    words = frozenset({"pretrained", "action_only", "plus_generation", "plus_reconstruction", "karma"})
+    soft = frozenset({"action_only_compressed", "karma_compressed"})
+    assert together["karma"] == [((0,), words), ((2,), words)]
+    assert together["karma_compressed"] == [((0,), soft), ((2,), soft)]
+    assert together["sasrec"] == [((0, 2), frozenset({"sasrec"}))]
 
 
 def test_trials_compete_on_validation(finished: Path, exam: Exam, tmp_path: Path) -> None:

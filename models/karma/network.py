@@ -18,6 +18,8 @@ from models.karma.backbones import PretrainedLanguageModel, language_model, outp
 from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
 from models.karma.last_layer import is_known, states_at
+from models.karma.parts import in_order, parts_by_length
+from models.karma.text import PAD
 
 MAX_SCALE = 100.0
 """Bound of the learned inverse temperature, as in CLIP: beyond it training diverges."""
@@ -74,6 +76,11 @@ class Karma(nn.Module):
         return self.log_scale.device
 
     @property
+    def _reads_whole(self) -> bool:
+        """Whether a batch is read at once: what is measured or exported, and on a GPU, which wants large products."""
+        return not self.training or self.device.type != "cpu"
+
+    @property
     def scale(self) -> Tensor:
         """Inverse temperature, at most `MAX_SCALE`."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
@@ -121,6 +128,16 @@ class Karma(nn.Module):
 
     def read_items(self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor) -> Tensor:
         """States [B, K, H] at the K tokens that close each text; also of queries, which have no picture."""
+        if self._reads_whole:
+            return self._read_items(token_ids, lengths, picture, has_picture)
+        parts = parts_by_length(lengths, beside=1)
+        read = [
+            self._read_items(token_ids[rows, :width], lengths[rows], picture[rows], has_picture[rows])
+            for rows, width in parts
+        ]
+        return in_order(read, parts)
+
+    def _read_items(self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor) -> Tensor:
         seen = torch.where(has_picture[:, None], self.picture(picture), self.no_picture)
         embeddings = torch.cat([seen[:, None], self.embed(token_ids)], dim=1)  # the picture is token 0
         closing = torch.arange(1 - self.read_outs, 1, device=lengths.device)
@@ -157,7 +174,19 @@ class Karma(nn.Module):
         return states.gather(1, at[..., None].expand(-1, -1, states.shape[-1]))
 
     def read_history(self, input_ids: Tensor, soft: Tensor | None = None) -> Tensor:
-        """States [B, S, H] of whole histories; every `[INT]` among them is a training position."""
+        """States [B, S, H] of whole histories; every `[INT]` among them is a training position.
+
+        While it trains, states at padding may be zeros.
+        """
+        if self._reads_whole:
+            return self._read_history(input_ids, soft)
+        length = input_ids.shape[1]
+        parts = parts_by_length((input_ids != PAD).sum(dim=1))
+        return in_order(
+            [_widened(self._read_history(input_ids[rows, :width], soft), length) for rows, width in parts], parts
+        )
+
+    def _read_history(self, input_ids: Tensor, soft: Tensor | None) -> Tensor:
         return self.read(self.embed_history(input_ids, soft), *causal(input_ids.shape[1], input_ids))
 
     def read_with_segments(
@@ -166,8 +195,21 @@ class Karma(nn.Module):
         """States of histories [B, S, H], and of G text segments a history [B, G, T, H] that nothing else can see.
 
         Segment g of `segments` [B, G, T] continues its history after position `at` [B, G]: it sees the history up to
-        there, and itself.
+        there, and itself. While it trains, states at a history's padding may be zeros.
         """
+        if self._reads_whole:
+            return self._read_with_segments(input_ids, at, segments, soft)
+        length = input_ids.shape[1]
+        parts = parts_by_length((input_ids != PAD).sum(dim=1), beside=segments[0].numel())
+        read = [
+            self._read_with_segments(input_ids[rows, :width], at[rows], segments[rows], soft) for rows, width in parts
+        ]
+        states = in_order([_widened(states, length) for states, _ in read], parts)
+        return states, in_order([written for _, written in read], parts)
+
+    def _read_with_segments(
+        self, input_ids: Tensor, at: Tensor, segments: Tensor, soft: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         length = input_ids.shape[1]
         embeddings = torch.cat([self.embed_history(input_ids, soft), self.embed(segments.flatten(1))], dim=1)
         states = self.read(embeddings, *segmented(length, at, segments.shape[2]))
@@ -182,7 +224,18 @@ class Karma(nn.Module):
         return states[:, soft.shape[1] :]
 
     def expand(self, soft: Tensor, segments: Tensor) -> Tensor:
-        """States [N, T, H] of `segments` [N, T] read after soft tokens [N, K, H], which are all that they are told."""
+        """States [N, T, H] of `segments` [N, T] read after soft tokens [N, K, H], which are all that they are told.
+
+        While it trains, states at padding may be zeros.
+        """
+        if self._reads_whole:
+            return self._expand(soft, segments)
+        length = segments.shape[1]
+        parts = parts_by_length((segments != PAD).sum(dim=1), beside=soft.shape[1])
+        read = [_widened(self._expand(soft[rows], segments[rows, :width]), length) for rows, width in parts]
+        return in_order(read, parts)
+
+    def _expand(self, soft: Tensor, segments: Tensor) -> Tensor:
         embeddings = torch.cat([soft, self.embed(segments)], dim=1)
         states = self.read(embeddings, *causal(embeddings.shape[1], embeddings))
         return states[:, soft.shape[1] :]
@@ -224,6 +277,11 @@ def segmented(length: int, at: Tensor, width: int) -> tuple[Tensor, Tensor]:
     in_history = (segment == -1)[None, None, :] & (step[None, None, :] <= last_visible[:, :, None])
     in_segment = (segment[:, None] == segment[None, :]) & (segment >= 0)[None, :] & (step[:, None] >= step[None, :])
     return (in_history | in_segment[None])[:, None], positions
+
+
+def _widened(states: Tensor, length: int) -> Tensor:
+    """States [B, S, H] with zeros up to `length`."""
+    return functional.pad(states, (0, 0, 0, length - states.shape[1]))
 
 
 def _read_out(width: int, embedding: int) -> nn.Sequential:

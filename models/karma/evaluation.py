@@ -117,12 +117,29 @@ def encode_catalogue(network: Karma, catalogue: Catalogue) -> NDArray[np.float32
     return vectors
 
 
+@dataclass(frozen=True, eq=False)
+class Readable:
+    """Histories as the network reads them: of words, or over a table of soft tokens."""
+
+    sequences: list[Tokens]
+    soft: torch.Tensor | None  # [R, H], the items' rows first; None where they are of words
+    of_items: int  # rows of the table that are items'
+
+
+def readable(network: Karma, histories: Histories) -> Readable:
+    """`histories` with the soft tokens that they name, where they name any."""
+    if histories.rows is None:
+        return Readable(histories.sequences, None, 0)
+    used = used_rows(histories.sequences, histories.rows)
+    return Readable(
+        used.sequences, _soft_table(network, used, histories.catalogue), len(used.items) * network.soft_width
+    )
+
+
 def encode_users(network: Karma, histories: Histories) -> NDArray[np.float32]:
     """Interests [sequences, d]."""
-    sequences, soft = histories.sequences, None
-    if histories.rows is not None:
-        used = used_rows(sequences, histories.rows)
-        sequences, soft = used.sequences, _soft_table(network, used, histories.catalogue)
+    read = readable(network, histories)
+    sequences, soft = read.sequences, read.soft
     vectors = np.empty((len(sequences), network.identity.embedding_dim), np.float32)
     for rows in length_batches(np.array([len(tokens) for tokens in sequences], np.int64), tokens=BATCH_TOKENS):
         ids, lengths = (torch.from_numpy(part).to(network.device) for part in padded([sequences[row] for row in rows]))

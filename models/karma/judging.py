@@ -23,6 +23,7 @@ from models.karma.evaluation import (
     encode_users,
     figures,
     model_ranks,
+    readable,
     score_ranks,
     user_sequences,
 )
@@ -208,14 +209,13 @@ def stage_of(window: Window, network: Karma) -> Stage:
 
 
 def _collapse(network: Karma, judged: Stage) -> tuple[dict[str, Any], Arrays]:
-    """Nothing for a network of compressed histories: the share of items and queries is that of their words."""
-    if network.compressor is not None:
-        return {}, {}
     firsts = np.flatnonzero(judged.positions.first)
     rows = firsts[:HISTORIES].tolist()
     targets = judged.positions.targets.take(rows)
-    sequences = user_sequences(targets, judged.catalogue, limit=network.history_limit).sequences
-    measured = collapse_of(network, sequences)
+    histories = readable(network, user_sequences(targets, judged.catalogue, limit=network.history_limit))
+    if network.compressor is not None and max(map(len, histories.sequences)) < LATER:
+        return {}, {}  # what is long enough in words need not be in soft tokens
+    measured = collapse_of(network, histories)
     told = {
         "sink_share": measured.sink_share.tolist(),
         "first_key": measured.first_key.tolist(),
@@ -226,7 +226,7 @@ def _collapse(network: Karma, judged: Stage) -> tuple[dict[str, Any], Arrays]:
         "rank_of_interests": effective_rank(judged.interests[firsts]),
         "rank_of_items": effective_rank(judged.embeddings),
     }
-    example = attention_of(network, _example(sequences))
+    example = attention_of(network, _example(histories.sequences), histories.soft)
     return {"collapse": told}, {"map": np.round(255 * np.sqrt(example)).astype(np.uint8)}
 
 

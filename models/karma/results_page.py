@@ -17,9 +17,10 @@ TITLES = {
     "synthetic": "Synthetic market",
     "lastfm": "HetRec 2011 Last.fm, tag assignments",
 }
-COMPRESSED = {"karma_compressed": "KARMA, compressed", "action_only_compressed": "action only, compressed"}
+COMPRESSED = {"action_only_compressed": "action only, compressed", "karma_compressed": "KARMA, compressed"}
 BASELINES = {"popularity": "popularity", "item_to_item": "item-to-item cosine", "sasrec": "SASRec"}
 ARMS = {arm: name for arm, (name, _) in SHOWN.items() if arm != "pretrained"}
+MODELS = ARMS | COMPRESSED
 METRICS = ("HR@10", "HR@50", "HR@200", "NDCG@10", "MRR")
 RECALLED = (50, 200)
 PAPER_GAIN = 22.5
@@ -31,7 +32,10 @@ run; no number is typed by hand. Test window, mean ± standard deviation over se
 
 The four arms of a seed start from one network, pre-trained to write the texts of items and queries and to find items
 by words of their text; they have the same budget of steps and stop at their own best step on the validation window.
-They differ in λ alone: `action only` has none, `+ generation` has λ_gen, `+ reconstruction` λ_rec, KARMA both.
+They differ in λ alone: `action only` has none, `+ generation` has λ_gen, `+ reconstruction` λ_rec, KARMA both. Two
+more, *compressed*, read one soft token where the others read the words of an item or a query; they share a start too,
+which also learned to write a text from its soft token.
+
 Everything is ranked over the full catalogue without the items that the user had before. A *position* is a new item
 that a user took in the test window, given all that the user did before it, in the window too; the *first* position of
 a user is the nearest to what a night is asked. *Cold* items had fewer than three events when training ended: they
@@ -87,16 +91,16 @@ def _action(runs: Runs) -> Iterator[str]:
     yield "### Action\n"
     for part, title in (("first", "First position of each user"), ("all", "All positions")):
         yield f"{title}:\n"
-        yield from _rank_table(runs, "action", part, BASELINES | ARMS)
+        yield from _rank_table(runs, "action", part, BASELINES | MODELS)
     yield "All positions, the current query known (baselines hear no query):\n"
-    yield from _rank_table(runs, "action_with_query", "all", ARMS)
+    yield from _rank_table(runs, "action_with_query", "all", MODELS)
     yield "All positions, every item shown without its id embedding, as if the whole catalogue were new:\n"
-    yield from _rank_table(runs, "action_without_ids", "all", ARMS)
+    yield from _rank_table(runs, "action_without_ids", "all", MODELS)
     names = ("warm", "cold", "new")
     yield "Warm, cold and new items (without any event), all positions:\n"
     yield f"| model | {' | '.join(f'HR@{k} {name}' for name in names for k in (50, 200))} |"
     yield "|---" * (1 + 2 * len(names)) + "|"
-    for arm, label in (BASELINES | ARMS).items():
+    for arm, label in (BASELINES | MODELS).items():
         present = runs[arm][0].figures["action"] if arm in runs else {}
         cells = [
             _percent(runs, arm, _at("action", name, f"HR@{k}")) if name in present else ""
@@ -130,6 +134,9 @@ def _gains(runs: Runs) -> Iterator[str]:
     """What each regularised arm has over action only."""
     yield "Points over action only:\n"
     yield from _gain_table(runs, {arm: ARMS[arm] for arm in list(ARMS)[1:]}, over="action_only")
+    if common(runs, "karma_compressed", "action_only_compressed"):
+        yield "\nThe same, both with compressed histories and from one pre-training:\n"
+        yield from _gain_table(runs, {"karma_compressed": "KARMA"}, over="action_only_compressed")
     found = hit_gain(runs, "karma", "action_only", 200)
     if found is not None:
         yield f"\nThe paper reports up to +{PAPER_GAIN} points of HR@200 on its own data; here {100 * found.mean:+.1f}."
@@ -152,17 +159,18 @@ def _collapse(runs: Runs) -> Iterator[str]:
     yield (
         "A key's share is the mean attention that it receives from the queries at it and after it; a *sink* is a key "
         "above ε = 0.3 (Gu et al., ICLR 2025), among keys with at least 16 such queries. Means over layers, heads and "
-        "256 histories. Entropy is of a query's attention, as a share of log(keys). Attention on items and on query "
-        "words is that of the `[INT]` tokens; without any choice it would be the share in brackets. The effective "
-        "rank is exp(entropy of the normalised singular values), of at most the width of the embeddings.\n"
+        "256 histories. Entropy is of a query's attention, as a share of log(keys). Attention on items and on queries, "
+        "their words or soft tokens, is that of the `[INT]` tokens; without any choice it would be the share in "
+        "brackets. The effective rank is exp(entropy of the normalised singular values), of at most the width of the "
+        "embeddings.\n"
     )
-    head = ("sink, any key", "sink, first key", "strongest key", "entropy", "on items", "on query words")
+    head = ("sink, any key", "sink, first key", "strongest key", "entropy", "on items", "on queries")
     yield f"| model | {' | '.join(head)} | rank of z | rank of items |"
     yield "|---" * (len(head) + 3) + "|"
-    for arm, (label, _) in SHOWN.items():
-        group = runs.get(arm, [])
+    for arm, label in ({"pretrained": SHOWN["pretrained"][0]} | MODELS).items():
+        group = [run for run in runs.get(arm, []) if "collapse" in run.figures]
         if not group:
-            yield f"| {label} | not run |" + " |" * (len(head) + 1)
+            yield f"| {label} | {'not measured' if arm in runs else 'not run'} |" + " |" * (len(head) + 1)
             continue
         heads = [
             spread([100 * mean_over_heads(run, name) for run in group], 1)
@@ -192,7 +200,7 @@ def _fidelity(runs: Runs) -> Iterator[str]:
         "another user's z: what the language model says by itself. Arms without λ_rec never trained the projection P "
         "from z into the language model; what their z holds, the probes below ask without it.\n"
     )
-    groups = {arm: runs[arm] for arm in ARMS if arm in runs}
+    groups = {arm: runs[arm] for arm in MODELS if arm in runs}
     if not groups:
         yield "Not run.\n"
         return
@@ -209,7 +217,7 @@ def _fidelity(runs: Runs) -> Iterator[str]:
                 for whose in ("own", "shuffled")
             )
             cells.append(f"{spread(own, 1)} ({statistics.fmean(other):.1f})")
-        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+        yield f"| {MODELS[arm]} | {' | '.join(cells)} |"
     yield "\nLinear probes, logistic regression from z to the next item's attribute: accuracy; in brackets shuffled.\n"
     probes = list(first["probes"])
     yield f"| model | {' | '.join(probes)} |"
@@ -219,7 +227,7 @@ def _fidelity(runs: Runs) -> Iterator[str]:
         cells = [
             f"{spread([100 * each['accuracy'] for each in one], 1)} ({100 * one[0]['shuffled']:.1f})" for one in told
         ]
-        yield f"| {ARMS[arm]} | {' | '.join(cells)} |"
+        yield f"| {MODELS[arm]} | {' | '.join(cells)} |"
     yield ""
 
 
@@ -240,7 +248,7 @@ def _downstream(runs: Runs) -> Iterator[str]:
     )
     yield f"| model | {' | '.join(head)} |"
     yield "|---" * (1 + len(head)) + "|"
-    for arm, label in ARMS.items():
+    for arm, label in MODELS.items():
         group = runs.get(arm, [])
         if not group:
             yield f"| {label} | not run |" + " |" * (len(head) - 1)
@@ -267,7 +275,7 @@ def _recall(runs: Runs) -> Iterator[str]:
     )
     yield f"| model | {' | '.join(f'embedding alone, HR@{k} | both, HR@{k}' for k in RECALLED)} |"
     yield "|---" * (1 + 2 * len(RECALLED)) + "|"
-    for arm, label in ARMS.items():
+    for arm, label in MODELS.items():
         group = runs.get(arm, [])
         gains = [recall_gain(group, counting, k, beside=beside) for k in RECALLED for beside in (False, True)]
         cells = list(map(interval, gains)) if group else ["not run", "", "", ""]
@@ -282,12 +290,10 @@ def _histories(runs: Runs) -> Iterator[str]:
         'made (docs/karma.md). Compressed histories are the faster ones at night: with `history = "auto"` it has them '
         f"wherever their HR@50 of all positions in validation is at least {1 - LOST_AT_MOST:.0%} of the words'.\n"
     )
-    names = ("validation, all HR@50", "all HR@10", "all HR@50", "all HR@200", "first HR@50", "warm HR@50")
-    yield f"| history | {' | '.join(names)} | seeds |"
-    yield "|---" * (len(names) + 2) + "|"
+    yield "| history | validation, HR@50 | test, HR@50 | seeds |"
+    yield "|---|---|---|---|"
     for arm, label in {"karma": "KARMA, words", "action_only": "action only, words", **COMPRESSED}.items():
-        paths = [("validation", "all", "HR@50"), *(("action", *name.split(" ")) for name in names[1:])]
-        cells = [_percent(runs, arm, _at(*path)) for path in paths]
+        cells = [_percent(runs, arm, _at(part, "all", "HR@50")) for part in ("validation", "action")]
         yield f"| {label} | {' | '.join(cells)} | {len(runs.get(arm, [])) or 'not run'} |"
     pairs = common(runs, "karma_compressed", "karma")
     if pairs:
@@ -296,9 +302,6 @@ def _histories(runs: Runs) -> Iterator[str]:
         )
         kept = "compressed" if ours >= (1 - LOST_AT_MOST) * theirs else "words"
         yield f"\nOver the seeds that both have, compressed histories have {ours / theirs:.1%} of it: **{kept}**."
-    if common(runs, "karma_compressed", "action_only_compressed"):
-        yield "\nPoints over action only, both with compressed histories and from one pre-training:\n"
-        yield from _gain_table(runs, {"karma_compressed": "KARMA"}, over="action_only_compressed")
     yield ""
 
 

@@ -6,13 +6,14 @@ Shapes: L layers, A heads, n tokens of one history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.karma.compressed import FIRST_SOFT
+from models.karma.evaluation import Readable
 from models.karma.network import Karma, causal
 from models.karma.text import INT, QUERY, SPECIALS, Tokens
 
@@ -38,8 +39,8 @@ class Collapse:
 
 
 @torch.no_grad()
-def attention_of(network: Karma, tokens: Tokens) -> Floats:
-    """Attention weights [L, A, n, n] of one history: rows are queries, columns keys.
+def attention_of(network: Karma, tokens: Tokens, soft: torch.Tensor | None = None) -> Floats:
+    """Attention weights [L, A, n, n] of one history: rows are queries, columns keys; `soft` as `Karma.embed_history`.
 
     Attention is computed step by step for this, because the fused kernels never hold the weights.
     """
@@ -49,7 +50,7 @@ def attention_of(network: Karma, tokens: Tokens) -> Floats:
     backbone.set_attn_implementation("eager")
     try:
         output = backbone(
-            inputs_embeds=network.embed(ids),
+            inputs_embeds=network.embed_history(ids, soft),
             # added to the scores, where the fused kernels take true and false
             attention_mask={"full_attention": torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)},
             position_ids=positions,
@@ -75,8 +76,14 @@ def row_entropy(weights: Floats) -> Floats:
     return entropy
 
 
-def kinds_of(tokens: Tokens) -> NDArray[np.int64]:
-    """Which of KINDS each token of a history is: its own marks, words of a query, or words of an item."""
+def kinds_of(tokens: Tokens, *, soft_items: int | None = None) -> NDArray[np.int64]:
+    """Which of KINDS each token of a history is: its own marks, what stands for a query, or for an item.
+
+    These are words; or, with `soft_items`, rows of soft tokens, of which so many are items' and the rest queries'.
+    """
+    if soft_items is not None:
+        row = tokens - FIRST_SOFT
+        return np.select([row < 0, row < soft_items], [0, 2], 1).astype(np.int64)
     kinds, speaking = np.zeros(len(tokens), np.int64), 0
     for place, token in enumerate(tokens.tolist()):
         if token < len(SPECIALS):
@@ -86,14 +93,15 @@ def kinds_of(tokens: Tokens) -> NDArray[np.int64]:
     return kinds
 
 
-def collapse_of(network: Karma, sequences: Sequence[Tokens]) -> Collapse:
+def collapse_of(network: Karma, histories: Readable) -> Collapse:
     """The measures over histories of at least LATER tokens. Raises ValueError if none is so long."""
-    long = [tokens for tokens in sequences if len(tokens) >= LATER]
+    long = [tokens for tokens in histories.sequences if len(tokens) >= LATER]
     if not long:
-        raise ValueError(f"expected a history of at least {LATER} tokens, got {len(sequences)} shorter ones")
+        raise ValueError(f"expected a history of at least {LATER} tokens, got {len(histories.sequences)} shorter ones")
+    soft_items = None if histories.soft is None else histories.of_items
     strongest, first, entropy, on, present = [], [], [], [], []
     for tokens in long:
-        weights = attention_of(network, tokens)
+        weights = attention_of(network, tokens, histories.soft)
         shares = received(weights)[..., : len(tokens) - LATER + 1]
         strongest.append(shares.max(axis=-1))
         first.append(shares[..., 0])
@@ -102,7 +110,7 @@ def collapse_of(network: Karma, sequences: Sequence[Tokens]) -> Collapse:
         seen = (np.arange(len(tokens)) <= np.flatnonzero(tokens == INT)[:, None]) / (1 + np.flatnonzero(tokens == INT))[
             :, None
         ]
-        member = kinds_of(tokens)[:, None] == np.arange(len(KINDS))
+        member = kinds_of(tokens, soft_items=soft_items)[:, None] == np.arange(len(KINDS))
         on.append(reading @ member)
         present.append(seen.mean(axis=0) @ member)
     falls, there = np.mean(on, axis=0), np.mean(present, axis=0)

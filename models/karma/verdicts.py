@@ -10,11 +10,17 @@ from models.karma.comparison import Run, Runs, common, hit_gain, stage_gain
 from models.karma.figures import mean_over_heads
 from models.metrics import Interval
 
+Pairs = Sequence[tuple[Run, Run]]
+"""Runs of KARMA and of action only, on the same seeds."""
+
 SINK_SHARE, TOKEN_ACCURACY = 0.5, 3.0
 """KARMA has at most so much of action only's share of sinks, and at least so many times its decoded-token accuracy."""
 
 FEW_SINKS = 0.01
 """With a smaller share of sinks, actions alone have not collapsed: there is nothing to halve."""
+
+
+_MET = {None: "", True: "**yes**", False: "**no**"}
 
 
 @dataclass(frozen=True)
@@ -26,49 +32,47 @@ class Verdict:
     met: bool | None
 
 
-def judged(runs: Runs) -> list[Verdict]:
-    """Every aim in turn."""
+def judged(runs: Runs, *, history: str = "") -> list[Verdict]:
+    """Every aim in turn, for arms of histories of words, or with `history` "_compressed"."""
+    ours, theirs = f"karma{history}", f"action_only{history}"
     # Cold items compete with known ones of the same meaning, which stand before them: few or none reach the first 50.
-    aims = [
-        ("HR@50 over all positions, KARMA above action only", 50, "all", ""),
-        ("the same, both with compressed histories", 50, "all", "_compressed"),
-        ("HR@200 of cold items, KARMA above action only", 200, "cold", ""),
-    ]
-    gains = [
-        _gain(aim, hit_gain(runs, f"karma{history}", f"action_only{history}", k, part=part))
-        for aim, k, part, history in aims
-    ]
-    ranker = stage_gain(runs.get("karma", []), "auc", "with_z")
     return [
-        *gains,
-        _share(runs),
-        _accuracy(runs),
-        _gain("AUC of the ranker, with KARMA's embedding above without", ranker),
+        _gain("HR@50 over all positions, KARMA above action only", hit_gain(runs, ours, theirs, 50)),
+        _gain("HR@200 of cold items, KARMA above action only", hit_gain(runs, ours, theirs, 200, part="cold")),
+        _share(common(runs, ours, theirs)),
+        _accuracy(common(runs, ours, theirs)),
+        _gain("AUC of the ranker, KARMA's embedding above none", stage_gain(runs.get(ours, []), "auc", "with_z")),
     ]
 
 
 def verdicts(runs: Runs) -> Iterator[str]:
     """The table of aims."""
-    yield "| aim | found | met |"
-    yield "|---|---|---|"
-    for verdict in judged(runs):
-        met = {None: "not run", True: "**yes**", False: "**no**"}[verdict.met]
-        yield f"| {verdict.aim} | {verdict.found} | {met} |"
+    yield "| aim | histories of words | met | compressed histories | met |"
+    yield "|---|---|---|---|---|"
+    for words, compressed in zip(judged(runs), judged(runs, history="_compressed"), strict=True):
+        told = [
+            f"{verdict.found or 'not run'} | {_MET[verdict.met] if verdict.found else ''}"
+            for verdict in (words, compressed)
+        ]
+        yield f"| {words.aim} | {' | '.join(told)} |"
     yield ""
 
 
 def _gain(aim: str, found: Interval | None) -> Verdict:
+    aim = f"{aim}, interval without zero"
     if found is None:
-        return Verdict(f"{aim}, interval without zero", "", None)
+        return Verdict(aim, "", None)
     told = f"{100 * found.mean:+.2f} points [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-    return Verdict(f"{aim}, interval without zero", told, found.low > 0)
+    return Verdict(aim, told, found.low > 0)
 
 
-def _share(runs: Runs) -> Verdict:
+def _share(pairs: Pairs) -> Verdict:
     aim = "heads with a sink, at most half of action only's"
-    pairs = common(runs, "karma", "action_only")
     if not pairs:
         return Verdict(aim, "", None)
+    pairs = [pair for pair in pairs if all("collapse" in run.figures for run in pair)]
+    if not pairs:
+        return Verdict(aim, "not measured", None)
     ours, theirs = _means(pairs, lambda run: mean_over_heads(run, "sink_share"))
     found = f"{100 * ours:.2f} % against {100 * theirs:.2f} %"
     if theirs < FEW_SINKS:
@@ -76,10 +80,9 @@ def _share(runs: Runs) -> Verdict:
     return Verdict(aim, found, ours <= SINK_SHARE * theirs)
 
 
-def _accuracy(runs: Runs) -> Verdict:
+def _accuracy(pairs: Pairs) -> Verdict:
     """The whole accuracy is mostly what the words of any item are; what one's own embedding adds is told beside it."""
     aim = "decoded tokens right, at least three times action only's"
-    pairs = common(runs, "karma", "action_only")
     if not pairs:
         return Verdict(aim, "", None)
     own, of_another = (
@@ -92,7 +95,7 @@ def _accuracy(runs: Runs) -> Verdict:
     return Verdict(aim, found, 0.0 < ours >= TOKEN_ACCURACY * theirs)
 
 
-def _means(pairs: Sequence[tuple[Run, Run]], measure: Callable[[Run], float]) -> tuple[float, float]:
+def _means(pairs: Pairs, measure: Callable[[Run], float]) -> tuple[float, float]:
     """Means over the seeds of pairs of runs."""
     ours, theirs = zip(*pairs, strict=True)
     return statistics.fmean(map(measure, ours)), statistics.fmean(map(measure, theirs))

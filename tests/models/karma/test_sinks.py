@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.karma.compressed import FIRST_SOFT
 from models.karma.config import karma_tiny
+from models.karma.evaluation import Readable
 from models.karma.network import Karma, causal
 from models.karma.sinks import (
     EPSILON,
@@ -111,7 +114,7 @@ def test_kinds_follow_the_marks() -> None:
 
 def test_collapse_against_its_definition() -> None:
     model, tokens = network(seed=3), history(30)
-    measured, weights = collapse_of(model, [tokens, tokens[:5]]), attention_of(model, tokens)
+    measured, weights = collapse_of(model, Readable([tokens, tokens[:5]], None, 0)), attention_of(model, tokens)
     shares = np.array([[weights[a, b, k:, k].mean() for k in range(15)] for a in range(2) for b in range(2)])
     np.testing.assert_allclose(measured.strongest.ravel(), shares.max(axis=1))
     np.testing.assert_array_equal(measured.sink_share.ravel(), shares.max(axis=1) > EPSILON)
@@ -122,6 +125,33 @@ def test_collapse_against_its_definition() -> None:
     assert math.isclose(sum(measured.tokens.values()), 1.0)
     expected = np.mean([np.isin(np.arange(read + 1), items).mean() for read in reads])
     assert math.isclose(measured.tokens["item"], expected)
+
+
+def test_collapse_of_compressed_histories_is_that_of_their_soft_tokens() -> None:
+    torch.manual_seed(2)
+    model = Karma(replace(karma_tiny(), history="compressed"), vocabulary=300, items=4, picture_width=1).eval()
+    soft = torch.randn(7, model.width)  # of five items, then of two queries
+    item, query = (FIRST_SOFT + np.arange(count) for count in (5, 2))
+    tokens = np.array([BOS, *np.tile([query[0] + 5, INT, item[3], INT, item[0], query[1] + 5, INT, item[4]], 3), INT])
+    kinds = kinds_of(tokens, soft_items=5)
+    assert [KINDS[kind] for kind in kinds[:9]] == [
+        "mark",
+        "query",
+        "mark",
+        "item",
+        "mark",
+        "item",
+        "query",
+        "mark",
+        "item",
+    ]
+    measured, weights = collapse_of(model, Readable([tokens], soft, 5)), attention_of(model, tokens, soft)
+    reads = np.flatnonzero(tokens == INT)
+    for number, kind in enumerate(KINDS):
+        on = weights[:, :, reads][..., kinds == number].sum(axis=-1).mean(axis=-1)
+        np.testing.assert_allclose(measured.on[kind], on)
+    moved = attention_of(model, tokens, soft.flip(0))
+    assert not np.allclose(moved, weights), "it is the soft tokens that are attended to"
 
 
 def test_a_sink_is_seen() -> None:
@@ -136,7 +166,7 @@ def test_a_sink_is_seen() -> None:
 
 def test_histories_that_are_too_short_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 tokens"):
-        collapse_of(network(), [history(5)])
+        collapse_of(network(), Readable([history(5)], None, 0))
 
 
 def test_effective_rank_counts_directions() -> None:

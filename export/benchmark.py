@@ -15,11 +15,13 @@ from export.initialisation import configuration_text, initialise
 from export.side_by_side import run_side_by_side
 from features.configuration import FILE_NAME, Configuration, load
 from features.files import sha256_of_json
-from models.benchmark import Part
+from models.benchmark import Share
 
-_SEEDS = click.option("--seeds", type=click.IntRange(1), default=3, help="How many; the first is 0.")
-_SEED = click.option("--seed", "alone", type=click.IntRange(0), multiple=True, help="This one alone, or several such.")
+_SEEDS = click.option("--seeds", type=click.IntRange(1), default=None, help="How many, from 0 on; 3 by default.")
+_SEED = click.option("--seed", "only_seeds", type=click.IntRange(0), multiple=True, help="Only this; may be repeated.")
 _JOBS = click.option("--jobs", type=click.IntRange(1), default=1, help="Processes, which share the runs and the cores.")
+_NO_PAGE = click.option("--no-page", is_flag=True, hidden=True, help="The process that started this writes the page.")
+_USUAL_SEEDS = 3
 
 
 @click.group()
@@ -41,10 +43,11 @@ def benchmark() -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where models train.")
 @_JOBS
 @click.option("--page-only", is_flag=True, help="Write the page from finished runs, and run nothing.")
+@_NO_PAGE
 def benchmark_dicer(
     protocol: str | None,
-    seeds: int,
-    alone: tuple[int, ...],
+    seeds: int | None,
+    only_seeds: tuple[int, ...],
     arms: str | None,
     data: Path,
     results: Path,
@@ -53,6 +56,7 @@ def benchmark_dicer(
     device: str,
     jobs: int,
     page_only: bool,
+    no_page: bool,
 ) -> None:
     """Train and judge DICER, its ablations and baselines; finished runs are re-used, killed ones continue.
 
@@ -63,28 +67,32 @@ def benchmark_dicer(
     from models.dicer.results_page import write_page
 
     page, files = results / "dicer.md", results / "dicer"
+    written = (lambda: None) if no_page else (lambda: write_page(files, page))
     if page_only == (protocol is not None):
         raise click.UsageError("give --protocol to run, or --page-only to write the page of what was run")
     if protocol is not None:
         known = runs.arms(protocol, similar_cap=similar_cap, device=device)
-        names = arms.split(",") if arms else runs.usual_arms(protocol)
+        names = list(dict.fromkeys(arms.split(","))) if arms else runs.usual_arms(protocol)
         if unknown := [name for name in names if name not in known]:
             raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
-        chosen, numbers = [known[name] for name in names], alone or range(seeds)
+        chosen, chosen_seeds = [known[name] for name in names], _seeds(seeds, only_seeds)
+        places = runs.Places(data, work, files)
         if jobs > 1:
-            run_side_by_side(_commands(runs.parts(chosen, numbers)), jobs=jobs)
+            runs.require_trials(protocol, chosen, chosen_seeds, places)
+            run_side_by_side(_commands(runs.shares(chosen, chosen_seeds)), jobs=jobs, finished=written)
         else:
             runs.run_benchmark(
                 PROTOCOLS[protocol],
                 chosen,
-                numbers,
-                places=runs.Places(data, work, files),
+                chosen_seeds,
+                places=places,
                 clock=time.monotonic,
                 announce=lambda line: click.echo(line, err=True),
-                finished=lambda: write_page(files, page),
+                finished=written,
             )
-    write_page(files, page)
-    click.echo(f"wrote {page}")
+    written()
+    if not no_page:
+        click.echo(f"wrote {page}")
 
 
 @benchmark.command("karma")
@@ -102,10 +110,11 @@ def benchmark_dicer(
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where KARMA's arms train.")
 @_JOBS
 @click.option("--page-only", is_flag=True, help="Write the page from finished runs, and run nothing.")
+@_NO_PAGE
 def benchmark_karma(
     data: str | None,
-    seeds: int,
-    alone: tuple[int, ...],
+    seeds: int | None,
+    only_seeds: tuple[int, ...],
     arms: str | None,
     users: int,
     items: int,
@@ -115,6 +124,7 @@ def benchmark_karma(
     device: Literal["cpu", "cuda"],
     jobs: int,
     page_only: bool,
+    no_page: bool,
 ) -> None:
     """Train and judge KARMA's arms and baselines; finished runs are re-used, killed ones continue.
 
@@ -124,49 +134,61 @@ def benchmark_karma(
     from models.karma.results_page import write_page
 
     page, files = results / "karma.md", results / "karma"
+    written = (lambda: None) if no_page else (lambda: write_page(files, page))
     if page_only == (data is not None):
         raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
     if data is not None:
         settings = replace(runs.SETTINGS[data], device=device)
         known = runs.arms(settings)
-        names = arms.split(",") if arms else list(known)
+        names = list(dict.fromkeys(arms.split(","))) if arms else list(known)
         if unknown := [name for name in names if name not in known]:
             raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
         work = work / "karma"
         sizes = {"users": users, "items": items}
         source = {"kind": data} | (sizes if data == "synthetic" else {"path": str(_lastfm(data_folder))})
-        exam = runs.read_exam(_configuration(source, work / data / "landed"), _NIGHTS[data], settings)
-        chosen, numbers = {name: known[name] for name in names}, alone or range(seeds)
-        if jobs > 1:  # which find the data landed
-            run_side_by_side(_commands(runs.parts(chosen, numbers)), jobs=jobs)
+        configuration = _configuration(source, work / data / "landed")
+        chosen, chosen_seeds = {name: known[name] for name in names}, _seeds(seeds, only_seeds)
+        places = runs.Places(work, files)
+        if jobs > 1:
+            runs.require_trials(data, chosen, chosen_seeds, places)
+            runs.read_data(configuration, _NIGHTS[data])  # once, for all of them
+            run_side_by_side(_commands(runs.shares(chosen, chosen_seeds)), jobs=jobs, finished=written)
         else:
             runs.run_benchmark(
                 data,
-                exam,
+                runs.read_exam(configuration, _NIGHTS[data], settings),
                 chosen,
-                numbers,
-                places=runs.Places(work, files),
+                chosen_seeds,
+                places=places,
                 clock=time.monotonic,
                 announce=lambda line: click.echo(line, err=True),
-                finished=lambda: write_page(files, page),
+                finished=written,
             )
-    write_page(files, page)
-    click.echo(f"wrote {page}")
+    written()
+    if not no_page:
+        click.echo(f"wrote {page}")
 
 
-def _commands(parts: Sequence[Part]) -> list[list[str]]:
-    """The command that is running, for each part alone."""
+def _seeds(count: int | None, only: Sequence[int]) -> Sequence[int]:
+    """The seeds that are asked for, rising. Raises UsageError if they are counted and named."""
+    if count is not None and only:
+        raise click.UsageError("give --seeds, how many, or --seed, which ones, not both")
+    return sorted(set(only)) or range(count or _USUAL_SEEDS)
+
+
+def _commands(shares: Sequence[Share]) -> list[list[str]]:
+    """The command that is running, for each share alone."""
     context = click.get_current_context()
-    told = {name: value for name, value in context.params.items() if name not in _OF_A_PART and value is not None}
+    told = {name: value for name, value in context.params.items() if name not in _OF_A_SHARE and value is not None}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in told.items()]
     return [
-        ["benchmark", str(context.info_name), *options, f"--arms={','.join(part.arms)}"]
-        + [f"--seed={seed}" for seed in part.seeds]
-        for part in parts
+        ["benchmark", str(context.info_name), "--no-page", *options, f"--arms={','.join(share.arms)}"]
+        + [f"--seed={seed}" for seed in share.seeds]
+        for share in shares
     ]
 
 
-_OF_A_PART = {"arms", "seeds", "alone", "jobs", "page_only"}
+_OF_A_SHARE = {"arms", "seeds", "only_seeds", "jobs", "page_only", "no_page"}
 _NIGHTS = {"synthetic": dt.date(2026, 3, 2), "lastfm": dt.date(2010, 12, 1)}
 """The nights of models/LOG.md: all of the market, and Last.fm before its last months thin out."""
 

@@ -10,7 +10,6 @@ friends of another.
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from export.artifacts import Artifact
 from export.parity import open_session
 from features.configuration import Configuration
 from features.contracts import DICER_USER_ATTRACTION
+from features.cores import usable_cores
 from features.files import replacing_file
 from features.partitions import read_partition
 from models.dicer.graphs import Graphs, Indices, Lists, graphs_of, rows_of, user_blocks
@@ -181,7 +181,7 @@ def ranked_lists(
     chosen = np.arange(graphs.users) if users is None else users
     pairs = len(chosen) * graphs.items
     with tqdm(total=pairs, desc="score dicer", unit="pair", unit_scale=True, disable=None, leave=False) as progress:
-        for lists in _in_order(rank, user_blocks(chosen, _USERS_PER_TURN), cores or _cores()):
+        for lists in _in_order(rank, user_blocks(chosen, _USERS_PER_TURN), cores or usable_cores()):
             yield from (ranked for ranked in lists if len(ranked[1]))
             progress.update(len(lists) * graphs.items)
 
@@ -198,11 +198,6 @@ def _in_order(rank: Callable[[Indices], list[Ranked]], turns: Iterable[Indices],
             yield waiting.popleft().result()
     finally:  # also when the reader stops early
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system can tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_lists(lists: Iterator[Ranked], graphs: Graphs, file: Path) -> int:

@@ -6,7 +6,6 @@ batches: no thread waits for another, and no time goes into waiting.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.parity import open_session
+from features.cores import usable_cores
 from models.karma.compressed import FIRST_SOFT, SoftRows, query_inputs, written_histories
 from models.karma.text import (
     EMPTY,
@@ -132,7 +132,7 @@ class Encoder:
             for block, made in zip(blocks, encode(part), strict=True):
                 block[part] = made
 
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for _ in pool.map(place, length_batches(lengths, tokens=self.batch_tokens)):
                 pass
         return blocks
@@ -168,7 +168,3 @@ def named_rows(block: Tokens, item_soft: Vectors, query_soft: Vectors, *, width:
     for of_side, side, place in ((of_items, item_soft, rows), (~of_items, query_soft, rows - len(item_soft))):
         soft[:-1][of_side] = side.reshape(len(side), width, hidden)[place[of_side], within[of_side]]
     return np.where(marks, block, FIRST_SOFT + np.searchsorted(named, block)), soft
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

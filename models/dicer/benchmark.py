@@ -15,7 +15,7 @@ from typing import Any
 from features.errors import MissingInput
 from features.files import read_json, sha256_of_json, write_json
 from features.social_alignment import require_alignment
-from models.benchmark import Part, environment, peak_memory_mib, reset_peak_memory
+from models.benchmark import FIRST_SEED, Share, environment, peak_memory_mib, require_first_seed, reset_peak_memory
 from models.dicer.baselines import (
     FactorConfig,
     bpr_grid,
@@ -30,7 +30,6 @@ from models.dicer.protocols import Protocol, Split
 from models.training import Fit
 
 _WHOLE_MODELS = ("dicer", "dicer_plus")
-_FIRST_SEED = 0  # on which trials compete
 _GAT_CAP = 20  # its layers hold a row for each edge: 25 million edges of Ciao would take 6.5 GB a layer
 _TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     # With the paper's dropout of 0.5 it is no better than popularity after 350 steps: models/LOG.md. A look at 600
@@ -143,6 +142,7 @@ def run_benchmark(
     Raises MissingInput if the data is not there, or if an arm with trials is asked for a later seed before the first
     one chose among them; SocialMisalignment if the data's network is of other people.
     """
+    require_trials(protocol.name, chosen, seeds, places)
     data = _Data(protocol, places.data)
     for arm in chosen:
         for seed in seeds:
@@ -161,10 +161,16 @@ def run_benchmark(
             finished()
 
 
-def parts(chosen: Sequence[Arm], seeds: Sequence[int]) -> list[Part]:
-    """What processes may do side by side: all but the seeds of an arm with trials, which the first one chooses."""
-    free = [Part((arm.name,), (seed,)) for seed in seeds for arm in chosen if len(arm.trials) == 1]
-    return free + [Part((arm.name,), tuple(seeds)) for arm in chosen if len(arm.trials) > 1]
+def shares(chosen: Sequence[Arm], seeds: Sequence[int]) -> list[Share]:
+    """What processes do side by side: all but the seeds of an arm with trials, which the first one chooses."""
+    free = [Share((arm.name,), (seed,)) for seed in seeds for arm in chosen if len(arm.trials) == 1]
+    return free + [Share((arm.name,), tuple(seeds)) for arm in chosen if len(arm.trials) > 1]
+
+
+def require_trials(protocol: str, chosen: Sequence[Arm], seeds: Sequence[int], places: Places) -> None:
+    """Raise MissingInput if an arm has several trials and nothing to choose among them by."""
+    counts = {arm.name: len(arm.trials) for arm in chosen}
+    require_first_seed(counts, seeds, result=lambda arm, seed: places.result(protocol, arm, seed))
 
 
 def done(protocol: Protocol, arm: Arm, seed: int, places: Places, *, fingerprint: str) -> dict[str, Any] | None:
@@ -260,20 +266,20 @@ class _Run:
         }
 
     def _candidates(self) -> Sequence[int]:
-        if self.seed == _FIRST_SEED or len(self.arm.trials) == 1:
+        if self.seed == FIRST_SEED or len(self.arm.trials) == 1:
             return range(len(self.arm.trials))
-        known = self.data.fingerprint(_FIRST_SEED)
-        first = done(self.protocol, self.arm, _FIRST_SEED, self.places, fingerprint=known)
+        known = self.data.fingerprint(FIRST_SEED)
+        first = done(self.protocol, self.arm, FIRST_SEED, self.places, fingerprint=known)
         if first is None:
             raise MissingInput(
-                f"{self.protocol.name} {self.arm.name}: seed {_FIRST_SEED} chooses among its trials; run that first"
+                f"{self.protocol.name} {self.arm.name}: seed {FIRST_SEED} is of other data or settings; run it anew"
             )
         return [int(first["trial"])]
 
     def _trial(self, split: Split, k: int) -> tuple[Trained, dict[str, Any]]:
         """Train one configuration, or find it trained; what it came to on the validation part."""
         config, folder, protocol = self.arm.trials[k], self.folder / str(k), self.protocol
-        judged = split.validation.sample(config.validation_users, seed=_FIRST_SEED)
+        judged = split.validation.sample(config.validation_users, seed=FIRST_SEED)
         log = folder / "seconds.json"
         before = read_json(log)["seconds"] if log.is_file() else 0.0
         started = self.clock()

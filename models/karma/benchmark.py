@@ -21,8 +21,8 @@ from features.files import read_json, replacing_file, sha256_of_json, write_json
 from features.landing import is_landed, land
 from features.sources import SourceConfig
 from features.sources.market import FACETS
-from features.training_sets import build_training_sets, read_training_set
-from models.benchmark import Part, environment, peak_memory_mib, reset_peak_memory
+from features.training_sets import TrainingSet, build_training_sets, read_training_set
+from models.benchmark import FIRST_SEED, Share, environment, peak_memory_mib, require_first_seed, reset_peak_memory
 from models.karma.baselines import (
     Neighbours,
     SasrecConfig,
@@ -50,7 +50,6 @@ from models.karma.judging import (
 )
 from models.karma.training import train_karma
 
-FIRST_SEED = 0  # on which trials compete
 _LIBRARIES = ("torch", "transformers", "numpy", "scipy", "scikit-learn")
 
 
@@ -79,15 +78,20 @@ SETTINGS: Mapping[str, KarmaConfig] = {"synthetic": _SHARED, "lastfm": _SHARED}
 """What all arms of a data set share; chosen on its validation window, see models/LOG.md."""
 
 
-def read_exam(configuration: Configuration, date: dt.date, settings: KarmaConfig) -> Exam:
+def read_data(configuration: Configuration, date: dt.date) -> TrainingSet:
     """The data set of a configuration as of `date`, landed and built where it is not yet."""
     if not is_landed(configuration, date):
         land(configuration, date)
     try:
-        training_set = read_training_set(configuration, date, "karma_training_v1")
+        return read_training_set(configuration, date, "karma_training_v1")
     except MissingInput:
         build_training_sets(configuration, date)
-        training_set = read_training_set(configuration, date, "karma_training_v1")
+        return read_training_set(configuration, date, "karma_training_v1")
+
+
+def read_exam(configuration: Configuration, date: dt.date, settings: KarmaConfig) -> Exam:
+    """The data set as it is judged, prepared for `settings`."""
+    training_set = read_data(configuration, date)
     kind = configuration.section("source", SourceConfig).kind
     facets = {facet.name: facet.words for facet in FACETS} if kind == "synthetic" else {}
     return exam_of(training_set, settings, facets=facets)
@@ -141,6 +145,7 @@ def run_benchmark(
 
     Raises MissingInput for an arm with trials whose first seed, which chooses among them, was not run.
     """
+    require_trials(data, chosen, seeds, places)
     for seed in seeds:
         for arm, trials in chosen.items():
             name = f"{data} {arm} seed {seed}"
@@ -156,16 +161,22 @@ def run_benchmark(
             finished()
 
 
-def parts(chosen: Arms, seeds: Sequence[int]) -> list[Part]:
-    """What processes may do side by side: arms that share a pre-training stay together, and the seeds of trials."""
+def shares(chosen: Arms, seeds: Sequence[int]) -> list[Share]:
+    """What processes do side by side: arms that share a pre-training stay together, and the seeds of trials."""
     starts: dict[Config, list[str]] = {}
     counted = []
     for arm, trials in chosen.items():
         if isinstance(trials[0], KarmaConfig):
             starts.setdefault(_before_arms(trials[0]), []).append(arm)
         else:
-            counted.append(Part((arm,), tuple(seeds)))
-    return [Part(tuple(names), (seed,)) for seed in seeds for names in starts.values()] + counted
+            counted.append(Share((arm,), tuple(seeds)))
+    return [Share(tuple(names), (seed,)) for seed in seeds for names in starts.values()] + counted
+
+
+def require_trials(data: str, chosen: Arms, seeds: Sequence[int], places: Places) -> None:
+    """Raise MissingInput if an arm has several trials and nothing to choose among them by."""
+    counts = {arm: len(trials) for arm, trials in chosen.items()}
+    require_first_seed(counts, seeds, result=lambda arm, seed: places.result(data, arm, seed))
 
 
 def done(data: str, exam: Exam, arm: str, trials: Sequence[Config], seed: int, places: Places) -> dict[str, Any] | None:
@@ -177,6 +188,8 @@ def done(data: str, exam: Exam, arm: str, trials: Sequence[Config], seed: int, p
     same = result["version"] == VERSION and result["fingerprint"] == exam.training_set.fingerprint
     stored = [trial["configuration"] for trial in result["trials"]]
     same = same and len(stored) == len(trials)
+    # what compressed histories pay attention to was not always measured
+    same = same and (arm not in SWITCHES or "collapse" in result)
     return result if same and all(map(same_settings, stored, trials)) else None
 
 
@@ -239,7 +252,7 @@ class _Run:
             return range(len(self.trials))
         first = done(self.data, self.exam, self.arm, self.trials, FIRST_SEED, self.places)
         if first is None:
-            raise MissingInput(f"{self.data} {self.arm}: seed {FIRST_SEED} chooses among its trials; run that first")
+            raise MissingInput(f"{self.data} {self.arm}: seed {FIRST_SEED} is of other data or settings; run it anew")
         return [int(first["trial"])]
 
     def _train(self, k: int) -> Trained:

@@ -123,13 +123,13 @@ class Readable:
 
     sequences: list[Tokens]
     soft: torch.Tensor | None  # [R, H], the items' rows first; None where they are of words
-    of_items: int  # rows of the table that are items'
+    soft_items: int | None  # rows of the table that are items'
 
 
 def readable(network: Karma, histories: Histories) -> Readable:
     """`histories` with the soft tokens that they name, where they name any."""
     if histories.rows is None:
-        return Readable(histories.sequences, None, 0)
+        return Readable(histories.sequences, None, None)
     used = used_rows(histories.sequences, histories.rows)
     return Readable(
         used.sequences, _soft_table(network, used, histories.catalogue), len(used.items) * network.soft_width

@@ -213,8 +213,8 @@ def _collapse(network: Karma, judged: Stage) -> tuple[dict[str, Any], Arrays]:
     rows = firsts[:HISTORIES].tolist()
     targets = judged.positions.targets.take(rows)
     histories = readable(network, user_sequences(targets, judged.catalogue, limit=network.history_limit))
-    if network.compressor is not None and max(map(len, histories.sequences)) < LATER:
-        return {}, {}  # what is long enough in words need not be in soft tokens
+    if network.compressor is not None and not any(len(tokens) >= LATER for tokens in histories.sequences):
+        return {"collapse": None}, {}  # what is long enough in words need not be in soft tokens
     measured = collapse_of(network, histories)
     told = {
         "sink_share": measured.sink_share.tolist(),

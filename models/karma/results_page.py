@@ -168,7 +168,7 @@ def _collapse(runs: Runs) -> Iterator[str]:
     yield f"| model | {' | '.join(head)} | rank of z | rank of items |"
     yield "|---" * (len(head) + 3) + "|"
     for arm, label in ({"pretrained": SHOWN["pretrained"][0]} | MODELS).items():
-        group = [run for run in runs.get(arm, []) if "collapse" in run.figures]
+        group = [run for run in runs.get(arm, []) if run.figures.get("collapse")]
         if not group:
             yield f"| {label} | {'not measured' if arm in runs else 'not run'} |" + " |" * (len(head) + 1)
             continue

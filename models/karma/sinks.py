@@ -98,7 +98,6 @@ def collapse_of(network: Karma, histories: Readable) -> Collapse:
     long = [tokens for tokens in histories.sequences if len(tokens) >= LATER]
     if not long:
         raise ValueError(f"expected a history of at least {LATER} tokens, got {len(histories.sequences)} shorter ones")
-    soft_items = None if histories.soft is None else histories.of_items
     strongest, first, entropy, on, present = [], [], [], [], []
     for tokens in long:
         weights = attention_of(network, tokens, histories.soft)
@@ -110,7 +109,7 @@ def collapse_of(network: Karma, histories: Readable) -> Collapse:
         seen = (np.arange(len(tokens)) <= np.flatnonzero(tokens == INT)[:, None]) / (1 + np.flatnonzero(tokens == INT))[
             :, None
         ]
-        member = kinds_of(tokens, soft_items=soft_items)[:, None] == np.arange(len(KINDS))
+        member = kinds_of(tokens, soft_items=histories.soft_items)[:, None] == np.arange(len(KINDS))
         on.append(reading @ member)
         present.append(seen.mean(axis=0) @ member)
     falls, there = np.mean(on, axis=0), np.mean(present, axis=0)

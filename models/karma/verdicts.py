@@ -25,7 +25,7 @@ _MET = {None: "", True: "**yes**", False: "**no**"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """One aim: what came out, and whether that is it; None where runs are missing."""
+    """One aim: what came out, and whether that is it; None where nothing was run or measured."""
 
     aim: str
     found: str
@@ -50,10 +50,7 @@ def verdicts(runs: Runs) -> Iterator[str]:
     yield "| aim | histories of words | met | compressed histories | met |"
     yield "|---|---|---|---|---|"
     for words, compressed in zip(judged(runs), judged(runs, history="_compressed"), strict=True):
-        told = [
-            f"{verdict.found or 'not run'} | {_MET[verdict.met] if verdict.found else ''}"
-            for verdict in (words, compressed)
-        ]
+        told = [f"{verdict.found or 'not run'} | {_MET[verdict.met]}" for verdict in (words, compressed)]
         yield f"| {words.aim} | {' | '.join(told)} |"
     yield ""
 
@@ -70,7 +67,7 @@ def _share(pairs: Pairs) -> Verdict:
     aim = "heads with a sink, at most half of action only's"
     if not pairs:
         return Verdict(aim, "", None)
-    pairs = [pair for pair in pairs if all("collapse" in run.figures for run in pair)]
+    pairs = [pair for pair in pairs if all(run.figures.get("collapse") for run in pair)]
     if not pairs:
         return Verdict(aim, "not measured", None)
     ours, theirs = _means(pairs, lambda run: mean_over_heads(run, "sink_share"))

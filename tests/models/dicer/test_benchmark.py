@@ -16,7 +16,7 @@ from export.cli import cli
 from features.errors import MissingInput, SocialMisalignment
 from features.files import read_json, write_json
 from models.dicer.baselines import FactorConfig
-from models.dicer.benchmark import Arm, Config, Places, Trained, arms, done, parts, run_benchmark, usual_arms
+from models.dicer.benchmark import Arm, Config, Places, Trained, arms, done, run_benchmark, shares, usual_arms
 from models.dicer.config import dicer_tiny
 from models.dicer.evaluation import Scorers
 from models.dicer.protocols import PROTOCOLS, Protocol, Split
@@ -100,9 +100,9 @@ def test_every_arm_runs_and_is_found_again(tmp_path: Path, sampled: bool) -> Non
     assert not list((tmp_path / "work").rglob("*.safetensors")), "a finished run leaves no checkpoint"
 
 
-def test_parts_keep_the_seeds_of_trials_together() -> None:
+def test_shares_keep_the_seeds_of_trials_together() -> None:
     chosen = [arms("full")[name] for name in ("lightgcn", "dicer")]
-    assert [(part.arms, part.seeds) for part in parts(chosen, (0, 1))] == [
+    assert [(share.arms, share.seeds) for share in shares(chosen, (0, 1))] == [
         (("dicer",), (0,)),
         (("dicer",), (1,)),
         (("lightgcn",), (0, 1)),
@@ -110,7 +110,7 @@ def test_parts_keep_the_seeds_of_trials_together() -> None:
 
 
 def test_a_later_seed_needs_the_choice_of_the_first(tmp_path: Path) -> None:
-    with pytest.raises(MissingInput, match="toy lightgcn: seed 0 chooses among its trials; run that first"):
+    with pytest.raises(MissingInput, match="lightgcn: seed 0 chooses among its trials; run that first"):
         run_benchmark(
             toy_protocol(sampled=False),
             [tiny_arms()["lightgcn"]],

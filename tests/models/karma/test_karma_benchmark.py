@@ -16,7 +16,7 @@ from export.cli import cli
 from features.files import read_json, write_json
 from models.karma import benchmark, judging
 from models.karma.baselines import Neighbours
-from models.karma.benchmark import Arms, Places, arms, done, parts, run_benchmark, same_settings
+from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings, shares
 from models.karma.comparison import hit_gain, read_runs, recall_gain, stage_gain
 from models.karma.config import KarmaConfig, karma_tiny
 from models.karma.evaluation import encode_catalogue, encode_users, user_sequences
@@ -101,11 +101,11 @@ def test_arms_of_a_seed_start_alike_and_end_apart(finished: Path) -> None:
     assert lambdas == [0.0, 0.3]
 
 
-def test_parts_keep_together_what_must_not_be_done_twice() -> None:
+def test_shares_keep_together_what_must_not_be_done_twice() -> None:
     chosen, together = arms(TINY), {}
-    for part in parts(chosen, (0, 2)):
-        for arm in part.arms:
-            together.setdefault(arm, []).append((part.seeds, frozenset(part.arms)))
+    for share in shares(chosen, (0, 2)):
+        for arm in share.arms:
+            together.setdefault(arm, []).append((share.seeds, frozenset(share.arms)))
     assert together.keys() == chosen.keys()
     words = frozenset({"pretrained", "action_only", "plus_generation", "plus_reconstruction", "karma"})
     soft = frozenset({"action_only_compressed", "karma_compressed"})

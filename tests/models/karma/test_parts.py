@@ -95,7 +95,31 @@ def test_texts_behind_their_soft_tokens(monkeypatch: pytest.MonkeyPatch) -> None
     compare(karma, lambda: karma.expand(soft, ids)[ids != PAD], monkeypatch)
 
 
-def test_what_is_measured_is_read_at_once(karma: Karma, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_TOKENS", 1)
+def test_histories_over_a_table_of_soft_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    karma = network(replace(karma_tiny(), dropout=0.0, history="compressed")).train()
+    ids, at = histories(), torch.tensor([[0, length - 1] for length in LENGTHS])
+    texts = torch.stack([random_tokens(8, row).reshape(2, 4) for row in range(len(LENGTHS))])
+    inputs = item_inputs(40)
+    inputs.pop("id_index")
+
+    def read() -> Tensor:
+        soft = karma.to_soft(karma.read_items(**inputs)).flatten(0, 1)
+        states, written = karma.read_with_segments(ids, at, texts, soft)
+        return torch.cat([states[ids != PAD], written.flatten(0, 2)])
+
+    compare(karma, read, monkeypatch)
+
+
+@pytest.mark.parametrize("where", ["cpu, measured", "elsewhere, training"])
+def test_what_is_measured_is_read_at_once_and_so_is_all_on_a_gpu(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.karma.network.parts_by_length", None)
-    assert karma.eval().read_history(histories()).shape == (len(LENGTHS), max(LENGTHS), karma.width)
+    karma = network(replace(karma_tiny(), history="compressed"))
+    device = torch.device("cpu" if where.startswith("cpu") else "meta")
+    karma = karma.eval() if device.type == "cpu" else karma.train().to(device)
+    ids, soft = histories().to(device), torch.zeros(len(LENGTHS), 2, karma.width, device=device)
+    inputs = {name: value.to(device) for name, value in item_inputs().items() if name != "id_index"}
+    texts, at = ids[:, None, :4], ids[:, :1].clamp(max=1)
+    assert karma.read_history(ids).shape == (len(LENGTHS), max(LENGTHS), karma.width)
+    assert karma.read_with_segments(ids, at, texts)[1].shape == (len(LENGTHS), 1, 4, karma.width)
+    assert karma.expand(soft, ids).shape == (len(LENGTHS), max(LENGTHS), karma.width)
+    assert karma.read_items(**inputs).shape == (4, 1, karma.width)

@@ -114,7 +114,7 @@ def test_kinds_follow_the_marks() -> None:
 
 def test_collapse_against_its_definition() -> None:
     model, tokens = network(seed=3), history(30)
-    measured, weights = collapse_of(model, Readable([tokens, tokens[:5]], None, 0)), attention_of(model, tokens)
+    measured, weights = collapse_of(model, Readable([tokens, tokens[:5]], None, None)), attention_of(model, tokens)
     shares = np.array([[weights[a, b, k:, k].mean() for k in range(15)] for a in range(2) for b in range(2)])
     np.testing.assert_allclose(measured.strongest.ravel(), shares.max(axis=1))
     np.testing.assert_array_equal(measured.sink_share.ravel(), shares.max(axis=1) > EPSILON)
@@ -166,7 +166,7 @@ def test_a_sink_is_seen() -> None:
 
 def test_histories_that_are_too_short_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 tokens"):
-        collapse_of(network(), Readable([history(5)], None, 0))
+        collapse_of(network(), Readable([history(5)], None, None))
 
 
 def test_effective_rank_counts_directions() -> None:

@@ -67,15 +67,17 @@ def benchmark_dicer(
     from models.dicer.results_page import write_page
 
     page, files = results / "dicer.md", results / "dicer"
-    written = (lambda: None) if no_page else (lambda: write_page(files, page))
+
+    def written() -> None:
+        if not no_page:
+            write_page(files, page)
+
     if page_only == (protocol is not None):
         raise click.UsageError("give --protocol to run, or --page-only to write the page of what was run")
     if protocol is not None:
         known = runs.arms(protocol, similar_cap=similar_cap, device=device)
-        names = list(dict.fromkeys(arms.split(","))) if arms else runs.usual_arms(protocol)
-        if unknown := [name for name in names if name not in known]:
-            raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
-        chosen, chosen_seeds = [known[name] for name in names], _seeds(seeds, only_seeds)
+        chosen = [known[name] for name in _names(arms, known) or runs.usual_arms(protocol)]
+        chosen_seeds = _seeds(seeds, only_seeds)
         places = runs.Places(data, work, files)
         if jobs > 1:
             runs.require_trials(protocol, chosen, chosen_seeds, places)
@@ -134,20 +136,21 @@ def benchmark_karma(
     from models.karma.results_page import write_page
 
     page, files = results / "karma.md", results / "karma"
-    written = (lambda: None) if no_page else (lambda: write_page(files, page))
+
+    def written() -> None:
+        if not no_page:
+            write_page(files, page)
+
     if page_only == (data is not None):
         raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
     if data is not None:
         settings = replace(runs.SETTINGS[data], device=device)
         known = runs.arms(settings)
-        names = list(dict.fromkeys(arms.split(","))) if arms else list(known)
-        if unknown := [name for name in names if name not in known]:
-            raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
         work = work / "karma"
         sizes = {"users": users, "items": items}
         source = {"kind": data} | (sizes if data == "synthetic" else {"path": str(_lastfm(data_folder))})
         configuration = _configuration(source, work / data / "landed")
-        chosen, chosen_seeds = {name: known[name] for name in names}, _seeds(seeds, only_seeds)
+        chosen, chosen_seeds = {name: known[name] for name in _names(arms, known) or known}, _seeds(seeds, only_seeds)
         places = runs.Places(work, files)
         if jobs > 1:
             runs.require_trials(data, chosen, chosen_seeds, places)
@@ -167,6 +170,14 @@ def benchmark_karma(
     written()
     if not no_page:
         click.echo(f"wrote {page}")
+
+
+def _names(arms: str | None, known: Mapping[str, Any]) -> list[str]:
+    """The arms that are asked for, once each; none if none are named. Raises UsageError for one that is not known."""
+    names = list(dict.fromkeys(arms.split(","))) if arms else []
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    return names
 
 
 def _seeds(count: int | None, only: Sequence[int]) -> Sequence[int]:

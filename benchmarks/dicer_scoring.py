@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import resource
 import statistics
 import tempfile
@@ -46,6 +45,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.dicer_graphs import export_graphs
 from export.dicer_scoring import ENCODER, SCORER, BlockScorer, encode, open_scorer, ranked_lists
 from export.parity import open_session
+from features.cores import usable_cores
 from models.dicer.config import DicerConfig
 from models.dicer.definition import PairLists, head_logits, pair_lists, pair_scores
 from models.dicer.encoder import edges_of
@@ -89,7 +89,7 @@ def main() -> None:
         bench = _bench(core.name, graphs, options, Path(folder))
         figures = _rank(bench, options) if options.top_k else _compare(bench, options)
     load = Path("/proc/loadavg")
-    figures |= {"cores": len(os.sched_getaffinity(0)), "load": load.read_text().split()[0] if load.exists() else None}
+    figures |= {"cores": usable_cores(), "load": load.read_text().split()[0] if load.exists() else None}
     if options.json:
         print(json.dumps(figures, indent=2))
     else:
@@ -253,7 +253,7 @@ def _onnx_product() -> Way:
 def _in_turn(ways: dict[str, Way], seconds: float) -> dict[str, NDArray[np.float64]]:
     """What each way does in a second, [turns]; the first turn of each warms up and does not count."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for way in ways.values():
             sum(way(pool))
         end = time.perf_counter() + seconds

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import time
 from dataclasses import replace
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from ciao_core import CIAO, five_core
 
+from features.cores import usable_cores
 from models.dicer.config import paper
 from models.dicer.encoder import edges_of
 from models.dicer.network import Dicer
@@ -78,7 +78,7 @@ def _epoch(options: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_epoch": round(step_seconds * whole, 1),
         "samples_per_second": round(positives * (1 + config.negatives) / step_seconds),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "load": load.read_text().split()[0] if load.exists() else None,
     }
 

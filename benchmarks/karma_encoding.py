@@ -26,7 +26,6 @@ import argparse
 import copy
 import datetime as dt
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -46,6 +45,7 @@ from export.karma_encoding import open_encoder
 from export.karma_graphs import export_karma
 from export.karma_quantisation import list_overlap, write_int8
 from features.configuration import Configuration
+from features.cores import usable_cores
 from features.partitions import read_partition
 from features.training_sets import LABELS, Split, TrainingSet
 from models.karma import evaluation
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures = _compare(benches, options)
     load = Path("/proc/loadavg")
     figures = {"world": world, "users": len(rows), "items": len(items), **figures}
-    figures |= {"cores": len(os.sched_getaffinity(0)), "load": load.read_text().split()[0] if load.exists() else None}
+    figures |= {"cores": usable_cores(), "load": load.read_text().split()[0] if load.exists() else None}
     if options.json:
         print(json.dumps(figures, indent=2))
         return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,11 +68,7 @@ def benchmark_dicer(
     from models.dicer.results_page import write_page
 
     page, files = results / "dicer.md", results / "dicer"
-
-    def written() -> None:
-        if not no_page:
-            write_page(files, page)
-
+    written = _page_writer(write_page, files, page, no_page=no_page)
     if page_only == (protocol is not None):
         raise click.UsageError("give --protocol to run, or --page-only to write the page of what was run")
     if protocol is not None:
@@ -79,21 +76,12 @@ def benchmark_dicer(
         chosen = [known[name] for name in _names(arms, known) or runs.usual_arms(protocol)]
         chosen_seeds = _seeds(seeds, only_seeds)
         places = runs.Places(data, work, files)
-        if jobs > 1:
+        if jobs > 1:  # what one process would refuse, before several start
             runs.require_trials(protocol, chosen, chosen_seeds, places)
-            run_side_by_side(_commands(runs.shares(chosen, chosen_seeds)), jobs=jobs, finished=written)
-        else:
-            runs.run_benchmark(
-                PROTOCOLS[protocol],
-                chosen,
-                chosen_seeds,
-                places=places,
-                clock=time.monotonic,
-                announce=lambda line: click.echo(line, err=True),
-                finished=written,
-            )
-    written()
+        here = partial(runs.run_benchmark, PROTOCOLS[protocol], chosen, chosen_seeds, places=places)
+        _run(here, runs.shares(chosen, chosen_seeds), jobs=jobs, written=written)
     if not no_page:
+        written()
         click.echo(f"wrote {page}")
 
 
@@ -136,11 +124,7 @@ def benchmark_karma(
     from models.karma.results_page import write_page
 
     page, files = results / "karma.md", results / "karma"
-
-    def written() -> None:
-        if not no_page:
-            write_page(files, page)
-
+    written = _page_writer(write_page, files, page, no_page=no_page)
     if page_only == (data is not None):
         raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
     if data is not None:
@@ -152,24 +136,31 @@ def benchmark_karma(
         configuration = _configuration(source, work / data / "landed")
         chosen, chosen_seeds = {name: known[name] for name in _names(arms, known) or known}, _seeds(seeds, only_seeds)
         places = runs.Places(work, files)
-        if jobs > 1:
+        if jobs > 1:  # what one process would refuse or land, before several start
             runs.require_trials(data, chosen, chosen_seeds, places)
-            runs.read_data(configuration, _NIGHTS[data])  # once, for all of them
-            run_side_by_side(_commands(runs.shares(chosen, chosen_seeds)), jobs=jobs, finished=written)
-        else:
-            runs.run_benchmark(
-                data,
-                runs.read_exam(configuration, _NIGHTS[data], settings),
-                chosen,
-                chosen_seeds,
-                places=places,
-                clock=time.monotonic,
-                announce=lambda line: click.echo(line, err=True),
-                finished=written,
-            )
-    written()
+            runs.read_data(configuration, _NIGHTS[data])
+
+        def here(**hooks: Any) -> None:
+            exam = runs.read_exam(configuration, _NIGHTS[data], settings)
+            runs.run_benchmark(data, exam, chosen, chosen_seeds, places=places, **hooks)
+
+        _run(here, runs.shares(chosen, chosen_seeds), jobs=jobs, written=written)
     if not no_page:
+        written()
         click.echo(f"wrote {page}")
+
+
+def _page_writer(write: Callable[[Path, Path], None], files: Path, page: Path, *, no_page: bool) -> Callable[[], None]:
+    """What writes the page of the results in `files`; it does nothing with `no_page`."""
+    return (lambda: None) if no_page else partial(write, files, page)
+
+
+def _run(here: Callable[..., None], shares: Sequence[Share], *, jobs: int, written: Callable[[], None]) -> None:
+    """Do a command's runs: in this process by `here`, or with several jobs as `shares` in processes of their own."""
+    if jobs > 1:
+        run_side_by_side(_commands(shares), jobs=jobs, finished=written)
+    else:
+        here(clock=time.monotonic, announce=lambda line: click.echo(line, err=True), finished=written)
 
 
 def _names(arms: str | None, known: Mapping[str, Any]) -> list[str]:

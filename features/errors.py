@@ -78,7 +78,7 @@ class DiskFailed(AttractorError):
 
 
 class BenchmarkFailed(AttractorError):
-    """A process that ran a part of a benchmark failed; what it said stands above."""
+    """A process that ran a share of a benchmark failed; what it said stands above."""
 
 
 class ParityFailed(AttractorError):

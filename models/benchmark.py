@@ -34,7 +34,7 @@ def require_first_seed(trials: Mapping[str, int], seeds: Sequence[int], *, resul
 
 def environment(libraries: Sequence[str]) -> dict[str, Any]:
     """Versions of Python and of `libraries`, and the machine."""
-    import torch  # by hand, because the command line names its shares without it
+    import torch  # here, because the command line reads this module for every command
 
     return {
         **{name: importlib.metadata.version(name) for name in libraries},

@@ -22,8 +22,9 @@ def parts_by_length(lengths: Tensor, *, beside: int = 0) -> list[Part]:
 
     A batch that fits into one part is one, in its own order.
     """
-    if len(lengths) * (int(lengths.max()) + beside) <= PART_TOKENS:
-        return [(torch.arange(len(lengths)), int(lengths.max()))]
+    longest = int(lengths.max())
+    if len(lengths) * (longest + beside) <= PART_TOKENS:
+        return [(torch.arange(len(lengths)), longest)]
     order = torch.argsort(lengths, descending=True, stable=True)
     longest_first = lengths[order].tolist()
     parts, start = [], 0

@@ -19,7 +19,6 @@ SINK_SHARE, TOKEN_ACCURACY = 0.5, 3.0
 FEW_SINKS = 0.01
 """With a smaller share of sinks, actions alone have not collapsed: there is nothing to halve."""
 
-
 _MET = {None: "", True: "**yes**", False: "**no**"}
 
 

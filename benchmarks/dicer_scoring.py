@@ -240,7 +240,7 @@ def _onnx_product() -> Way:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "product.onnx")
-        session = open_session(Path(folder) / "product.onnx", threads=1)
+        session = open_session(Path(folder) / "product.onnx")
     rows = {"a": np.random.default_rng(1).random((SIDE, SIDE), np.float32)}
 
     def product(_: int) -> int:

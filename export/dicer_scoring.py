@@ -104,7 +104,7 @@ def encoder_inputs(graphs: Graphs, user_base: Floats, item_base: Floats) -> dict
 
 
 def encode(encoder: Path, graphs: Graphs, user_base: Floats, item_base: Floats) -> Tables:
-    """Run the encoder graph once, with all cores."""
+    """Run the encoder graph once, with one core: `open_session` says why."""
     session = open_session(encoder)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, encoder_inputs(graphs, user_base, item_base)), strict=True))
@@ -156,7 +156,7 @@ class BlockScorer:
 
 def open_scorer(scorer: Path, graphs: Graphs, tables: Tables, *, block: tuple[int, int] | None = None) -> BlockScorer:
     """The scorer graph over a night's tables; `block` is chosen for the cache unless it is given."""
-    session = open_session(scorer, threads=1)
+    session = open_session(scorer)
     listens = any(one.name == "friend_ends" for one in session.get_inputs())
     friends = graphs.heard_friends() if listens else None
     of_cache = (1, max(_LEAST_ITEMS, _NUMBERS_PER_BLOCK // tables["item_own"].shape[1]))

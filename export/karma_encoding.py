@@ -150,7 +150,7 @@ def open_encoder(
     names = [ITEM_GRAPH, HISTORY_GRAPH]
     if precision == "int8" or (precision is None and (directory / quantised(ITEM_GRAPH)).is_file()):
         names = [quantised(name) for name in names]
-    items, histories = (open_session(directory / name, threads=1) for name in names)
+    items, histories = (open_session(directory / name) for name in names)
     return Encoder(load_preparation(directory), items, histories, batch_tokens)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,6 +23,7 @@ from features.files import read_json
 from models.dicer.config import dicer_tiny
 from models.dicer.definition import pair_lists, pair_scores
 from models.dicer.encoder import edges_of
+from models.dicer.graphs import Graphs
 from models.dicer.network import Dicer
 from tests.dicer_examples import VARIANTS, WORLDS, likeness_in, network_of
 from tests.dicer_worlds import ExportedDicer, World, night_world
@@ -44,6 +46,26 @@ def test_both_graphs_hold_and_the_awkward_cases_are_among_them(dicer: ExportedDi
         "dense and large: 64 users x 500 items",
     ):
         assert words in named
+
+
+def test_sums_over_many_edges_are_the_same_in_every_run(dicer: ExportedDicer) -> None:
+    """On several threads the runtime loses summands now and then: issues 18048 and 23396 of onnxruntime."""
+    config, generator = dicer.trained.config, np.random.default_rng(0)
+    users, items = 300, 200
+    ends = {"friends": (users, users), "similar_users": (users, users), "similar_items": (items, items)}
+    edges = {name: generator.integers(0, np.array(kinds)[:, None], (2, 60_000)) for name, kinds in ends.items()}
+    graphs = Graphs(
+        user_ids=pa.array([str(n) for n in range(users)]),
+        item_ids=pa.array([str(n) for n in range(items)]),
+        interactions=generator.integers(0, [[users], [items]], (2, 60_000)),
+        dangling=0,
+        **edges,
+    )
+    bases = [generator.normal(0, 0.5, (count, config.dimension)).astype(np.float32) for count in (users, items)]
+    first, *others = (encode(dicer.artifact.path(ENCODER), graphs, *bases) for _ in range(30))
+    for other in others:
+        for name, table in first.items():
+            np.testing.assert_array_equal(other[name], table)
 
 
 def test_every_axis_of_nodes_edges_and_blocks_is_free(dicer: ExportedDicer) -> None:

@@ -37,7 +37,7 @@ BASE_FEATURES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Known:
     """One window's positions, and what is known of users and items when it starts."""
 
     positions: Positions
@@ -45,21 +45,27 @@ class Stage:
     categories: Ints  # [items] codes; one code for all where there are none
     event_count: Ints  # [items]
     likeness: csr_array  # item-to-item, of the histories of training
+
+
+@dataclass(frozen=True, eq=False)
+class Stage(Known):
+    """The same, and a model's vectors."""
+
     interests: NDArray[np.float32]  # [positions, d], without the current query
     embeddings: NDArray[np.float32]  # [items, d]
 
 
-def impressions(stage: Stage, rows: Ints, *, count: int, seed: int) -> Ints:
+def impressions(known: Known, rows: Ints, *, count: int, seed: int) -> Ints:
     """Items [rows, 1 + count] shown: the target first, then items that the user has not had, all distinct."""
     rng = np.random.default_rng(seed)
-    popular: Floats = np.power(stage.event_count + 1.0, 0.75, dtype=np.float64)
+    popular: Floats = np.power(known.event_count + 1.0, 0.75, dtype=np.float64)
     shown = np.empty((len(rows), 1 + count), np.int64)
     for line, row in enumerate(rows.tolist()):
-        target = int(stage.positions.targets.items[row])
+        target = int(known.positions.targets.items[row])
         weight = popular.copy()
-        weight[stage.positions.targets.histories[row].items] = 0.0
+        weight[known.positions.targets.histories[row].items] = 0.0
         weight[target] = 0.0
-        alike = weight * (stage.categories == stage.categories[target])
+        alike = weight * (known.categories == known.categories[target])
         near = _draw(alike, min(count // 2, int(np.count_nonzero(alike))), rng)
         weight[near] = 0.0
         far = _draw(weight, count - len(near), rng)
@@ -79,24 +85,24 @@ def _draw(weight: Floats, count: int, rng: np.random.Generator) -> Ints:
     return drawn
 
 
-def features(stage: Stage, rows: Ints, shown: Ints) -> Floats:
+def features(known: Known, rows: Ints, shown: Ints) -> Floats:
     """BASE_FEATURES [rows * shown, 7], line by line; some lines at a time, because each scores the whole catalogue."""
-    overlap = _word_overlap(stage.catalogue)
+    overlap = _word_overlap(known.catalogue)
     parts = [slice(start, start + 256) for start in range(0, len(rows), 256)]
-    return np.concatenate([_block_features(stage, rows[part], shown[part], overlap) for part in parts])
+    return np.concatenate([_block_features(known, rows[part], shown[part], overlap) for part in parts])
 
 
-def _block_features(stage: Stage, rows: Ints, shown: Ints, overlap: csr_array) -> Floats:
-    targets = stage.positions.targets.take(rows.tolist())
+def _block_features(known: Known, rows: Ints, shown: Ints, overlap: csr_array) -> Floats:
+    targets = known.positions.targets.take(rows.tolist())
     every = slice(0, len(rows))
     lines = np.arange(len(rows))[:, None]
-    near = neighbours_score(stage.likeness, Neighbours(0))(targets, every)[lines, shown]
-    last = neighbours_score(stage.likeness, Neighbours(1))(targets, every)[lines, shown]
+    near = neighbours_score(known.likeness, Neighbours(0))(targets, every)[lines, shown]
+    last = neighbours_score(known.likeness, Neighbours(1))(targets, every)[lines, shown]
     lengths = np.array([len(history.items) for history in targets.histories], np.float64)
     share, in_history, in_query = (np.zeros(shown.shape) for _ in range(3))
     for line, (history, query) in enumerate(zip(targets.histories, targets.queries, strict=True)):
-        owned = stage.categories[history.items]
-        share[line] = (owned[:, None] == stage.categories[shown[line]]).mean(axis=0)
+        owned = known.categories[history.items]
+        share[line] = (owned[:, None] == known.categories[shown[line]]).mean(axis=0)
         past = np.asarray(overlap[history.items].sum(axis=0)).ravel()
         in_history[line] = overlap[shown[line]] @ (past / max(1, len(history.items)))
         if len(query):
@@ -104,7 +110,7 @@ def _block_features(stage: Stage, rows: Ints, shown: Ints, overlap: csr_array) -
             asked[query] = 1.0 / len(query)
             in_query[line] = overlap[shown[line]] @ asked
     length = np.broadcast_to(np.log1p(lengths)[:, None], shown.shape)
-    ordered = [np.log1p(stage.event_count[shown]), length, near, last, share, in_history, in_query]
+    ordered = [np.log1p(known.event_count[shown]), length, near, last, share, in_history, in_query]
     return np.stack([column.reshape(-1) for column in ordered], axis=1)
 
 
@@ -124,11 +130,28 @@ def affinity(stage: Stage, rows: Ints, shown: Ints) -> Floats:
     return scores.astype(np.float64)
 
 
-def inputs(stage: Stage, rows: Ints, shown: Ints, *, base: Floats) -> dict[str, Floats]:
-    """The features of each ranker by its name."""
-    score = affinity(stage, rows, shown)
-    vectors = np.repeat(stage.interests[rows], shown.shape[1], axis=0)
-    return {"base": base, "with_score": np.hstack([base, score]), "with_z": np.hstack([base, score, vectors])}
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Impressions, and all that a ranker without the embedding hears of them."""
+
+    rows: Ints  # [rows], of the window's positions
+    items: Ints  # [rows, 1 + negatives], the target first
+    base: Floats  # [rows * (1 + negatives), 7]
+
+    def part(self, start: int, count: int) -> Shown:
+        """So many of the rows, from `start` on."""
+        part, width = slice(start, start + count), self.items.shape[1]
+        return Shown(self.rows[part], self.items[part], self.base[start * width : (start + count) * width])
+
+    def inputs(self, stage: Stage) -> dict[str, Floats]:
+        """The features of each ranker by its name."""
+        score = affinity(stage, self.rows, self.items)
+        vectors = np.repeat(stage.interests[self.rows], self.items.shape[1], axis=0)
+        return {
+            "base": self.base,
+            "with_score": np.hstack([self.base, score]),
+            "with_z": np.hstack([self.base, score, vectors]),
+        }
 
 
 def grouped_auc(scores: Floats) -> Floats:
@@ -151,6 +174,37 @@ def auc(scores: Floats, weights: Floats) -> float:
 
 
 @dataclass(frozen=True, eq=False)
+class Contest:
+    """What rankers learn from and are judged on: of no model, so that all of them get the same."""
+
+    learned: Shown
+    judged: Shown
+    pre_ranked: Shown
+
+
+def contest_of(learned: Known, judged: Known, *, seed: int, positions: int, pre_ranked: int) -> Contest:
+    """At most so many positions of each window, drawn without replacement, and what each of them was shown."""
+    rng = np.random.default_rng(seed)
+    some, others = (_some(len(known.positions), positions, rng) for known in (learned, judged))
+    room = min(PRE_RANKED, len(judged.catalogue) // 2) - 1
+    return Contest(
+        _shown(learned, some, count=NEGATIVES, seed=seed),
+        _shown(judged, others, count=NEGATIVES, seed=seed),
+        _shown(judged, others[:pre_ranked], count=room, seed=seed + 1),
+    )
+
+
+def _shown(known: Known, rows: Ints, *, count: int, seed: int) -> Shown:
+    items = impressions(known, rows, count=count, seed=seed)
+    return Shown(rows, items, features(known, rows, items))
+
+
+def _some(count: int, most: int, rng: np.random.Generator) -> Ints:
+    chosen: Ints = rng.permutation(count)[:most]
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
 class Judged:
     """The test window as the rankers see it."""
 
@@ -160,40 +214,24 @@ class Judged:
     user: Ints  # [rows]
 
 
-def judge_rankers(learned: Stage, judged: Stage, *, seed: int, positions: int, pre_ranked: int) -> Judged:
-    """Fit the rankers on one window, score the other.
-
-    At most so many positions of each window are used, drawn without replacement. The draws depend on `seed` alone,
-    so that all models are judged on the same impressions.
-    """
-    rng = np.random.default_rng(seed)
-    some, others = (_some(len(stage.positions), positions, rng) for stage in (learned, judged))
-    given, tested = (
-        impressions(stage, rows, count=NEGATIVES, seed=seed) for stage, rows in ((learned, some), (judged, others))
-    )
-    clicked = np.zeros(given.shape, np.int64)
+def judge_rankers(contest: Contest, learned: Stage, judged: Stage, *, seed: int) -> Judged:
+    """Fit the rankers on one window as a model sees it, score the other."""
+    given, tested, candidates = contest.learned, contest.judged, contest.pre_ranked
+    clicked = np.zeros(given.items.shape, np.int64)
     clicked[:, 0] = 1
-    fit_on = inputs(learned, some, given, base=features(learned, some, given))
-    rankers = {name: _ranker(seed).fit(values, clicked.ravel()) for name, values in fit_on.items()}
-    test_on = inputs(judged, others, tested, base=features(judged, others, tested))
-    scores = {name: _scored(rankers[name], values).reshape(tested.shape) for name, values in test_on.items()}
-    fewer = others[:pre_ranked]
-    room = min(PRE_RANKED, len(judged.catalogue) // 2) - 1
-    candidates = impressions(judged, fewer, count=room, seed=seed + 1)
-    kept = {name: np.empty(len(fewer), np.bool_) for name in ("base", "with_score")}
-    for start in range(0, len(fewer), 100):  # a hundred lines at a time: each is hundreds of rows
-        part = slice(start, start + 100)
-        rows, block = fewer[part], candidates[part]
-        wide = inputs(judged, rows, block, base=features(judged, rows, block))
+    rankers = {name: _ranker(seed).fit(values, clicked.ravel()) for name, values in given.inputs(learned).items()}
+    scores = {
+        name: _scored(rankers[name], values).reshape(tested.items.shape)
+        for name, values in tested.inputs(judged).items()
+    }
+    kept = {name: np.empty(len(candidates.rows), np.bool_) for name in ("base", "with_score")}
+    for start in range(0, len(candidates.rows), 100):  # a hundred lines at a time: each is hundreds of rows
+        block = candidates.part(start, 100)
+        wide = block.inputs(judged)
         for name, hits in kept.items():
-            ranked = _scored(rankers[name], wide[name]).reshape(block.shape)
-            hits[part] = (ranked[:, 1:] >= ranked[:, :1]).sum(axis=1) < PRE_KEPT
-    return Judged(scores, kept, fewer, judged.positions.user[others])
-
-
-def _some(count: int, most: int, rng: np.random.Generator) -> Ints:
-    chosen: Ints = rng.permutation(count)[:most]
-    return chosen
+            ranked = _scored(rankers[name], wide[name]).reshape(block.items.shape)
+            hits[start : start + 100] = (ranked[:, 1:] >= ranked[:, :1]).sum(axis=1) < PRE_KEPT
+    return Judged(scores, kept, candidates.rows, judged.positions.user[tested.rows])
 
 
 def _ranker(seed: int) -> HistGradientBoostingClassifier:

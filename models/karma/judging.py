@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.sparse import csr_array
 from features.training_sets import TrainingSet
 from models.karma.baselines import cosine_neighbours
 from models.karma.config import KarmaConfig
-from models.karma.downstream import Judged, Stage, auc, grouped_auc, judge_rankers
+from models.karma.downstream import Contest, Judged, Known, Stage, auc, contest_of, grouped_auc, judge_rankers
 from models.karma.evaluation import (
     Score,
     encode_catalogue,
@@ -66,6 +67,12 @@ class Exam:
     preparation: Preparation
     validation: Window
     test: Window
+
+    @cached_property
+    def contest(self) -> Contest:
+        """What every arm's rankers learn from and are judged on."""
+        windows = known_of(self.validation), known_of(self.test)
+        return contest_of(*windows, seed=_SEED, positions=RANKED_POSITIONS, pre_ranked=PRE_RANKED_POSITIONS)
 
     def facts(self) -> dict[str, Any]:
         """What the page says of the data."""
@@ -168,7 +175,7 @@ def judge_network(exam: Exam, network: Karma, learned: Stage) -> tuple[dict[str,
     unnamed = replace(judged.catalogue, id_index=np.zeros_like(judged.catalogue.id_index))
     without_ids = model_ranks(judged.interests, encode_catalogue(network, unnamed), positions.targets)
     collapse, maps = _collapse(network, judged)
-    downstream, replicates = _downstream(learned, judged)
+    downstream, replicates = _downstream(exam.contest, learned, judged)
     told = {
         "action": rank_figures(positions, found),
         "action_with_query": rank_figures(positions, by_query),
@@ -187,6 +194,13 @@ def judge_start(exam: Exam, network: Karma) -> tuple[dict[str, Any], Arrays]:
     return _collapse(network, stage_of(exam.test, network))
 
 
+def known_of(window: Window) -> Known:
+    """What a window holds before a model reads it."""
+    world = window.world
+    _, codes = np.unique(np.array(world.categories, dtype=object).astype(str), return_inverse=True)
+    return Known(window.positions, world.catalogue, codes.astype(np.int64), world.event_count, window.likeness)
+
+
 @torch.no_grad()
 def stage_of(window: Window, network: Karma) -> Stage:
     """A window as a network encodes it, without the current query.
@@ -194,16 +208,16 @@ def stage_of(window: Window, network: Karma) -> Stage:
     The windows were prepared for histories of words; a network of compressed ones reads the same catalogue by its own
     soft tokens.
     """
-    world, positions = window.world, window.positions
-    catalogue = replace(world.catalogue, soft_tokens=network.soft_width)
-    _, codes = np.unique(np.array(world.categories, dtype=object).astype(str), return_inverse=True)
+    known = known_of(window)
+    catalogue = replace(known.catalogue, soft_tokens=network.soft_width)
+    sequences = user_sequences(known.positions.targets, catalogue, limit=network.history_limit)
     return Stage(
-        positions,
+        known.positions,
         catalogue,
-        codes.astype(np.int64),
-        world.event_count,
-        window.likeness,
-        encode_users(network, user_sequences(positions.targets, catalogue, limit=network.history_limit)),
+        known.categories,
+        known.event_count,
+        known.likeness,
+        encode_users(network, sequences),
         encode_catalogue(network, catalogue),
     )
 
@@ -263,12 +277,12 @@ def _sample(count: int, most: int) -> NDArray[np.int64]:
     return np.random.default_rng(_SEED).permutation(count)[:most]
 
 
-def _downstream(learned: Stage, judged: Stage) -> tuple[dict[str, Any], Arrays]:
+def _downstream(contest: Contest, learned: Stage, judged: Stage) -> tuple[dict[str, Any], Arrays]:
     """Figures of every ranker, and bootstrap replicates of what the embedding adds, users resampled.
 
     Replicate b draws the same users whatever the model and its seed, so that runs can be averaged one by one.
     """
-    result = judge_rankers(learned, judged, seed=_SEED, positions=RANKED_POSITIONS, pre_ranked=PRE_RANKED_POSITIONS)
+    result = judge_rankers(contest, learned, judged, seed=_SEED)
     lines = len(result.user)
     told: dict[str, Any] = {
         "auc": {name: auc(scores, np.ones(lines)) for name, scores in result.auc_scores.items()},

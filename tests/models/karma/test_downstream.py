@@ -12,7 +12,16 @@ from sklearn.metrics import roc_auc_score
 
 from models.karma.baselines import cosine_neighbours
 from models.karma.config import karma_tiny
-from models.karma.downstream import BASE_FEATURES, Stage, auc, features, grouped_auc, impressions, judge_rankers
+from models.karma.downstream import (
+    BASE_FEATURES,
+    Stage,
+    auc,
+    contest_of,
+    features,
+    grouped_auc,
+    impressions,
+    judge_rankers,
+)
 from models.karma.positions import every_position
 from models.karma.training import prepare, read_world
 from tests.karma_world import training_set
@@ -91,13 +100,15 @@ def test_auc_is_scikit_learns(seed: int) -> None:
 
 
 def test_a_ranker_gains_from_an_embedding_that_knows_and_not_from_noise(stage: Stage) -> None:
+    contest = contest_of(stage, stage, seed=0, positions=200, pre_ranked=50)
+
     def gain(given: Stage) -> float:
-        judged = judge_rankers(given, given, seed=0, positions=200, pre_ranked=50)
+        judged = judge_rankers(contest, given, given, seed=0)
         everyone = np.ones(len(judged.user))
         return auc(judged.auc_scores["with_score"], everyone) - auc(judged.auc_scores["base"], everyone)
 
     knowing = replace(stage, interests=stage.embeddings[stage.positions.targets.items])
-    judged = judge_rankers(knowing, knowing, seed=0, positions=200, pre_ranked=50)
+    judged = judge_rankers(contest, knowing, knowing, seed=0)
     assert judged.pre_ranked["with_score"].mean() >= judged.pre_ranked["base"].mean()
     assert len(judged.pre_rows) == 50
     assert gain(knowing) > gain(stage)

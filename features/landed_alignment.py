@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
+from features.contracts import USERS
 from features.errors import SocialMisalignment
+from features.row_rules import reference_rule
 from features.social_alignment import MOST_PAIRS, MOST_USERS, Alignment, Indices, Sample, SocialConfig, judged
 from features.transforms import FeatureConfig, run_statements, scratch_database
 
@@ -25,21 +28,36 @@ _ADVICE = (
 
 
 def checked_alignment(
-    raw: RawTables, as_of: dt.datetime, config: SocialConfig, limits: FeatureConfig, *, scratch: Path
+    raw: RawTables,
+    as_of: dt.datetime,
+    config: SocialConfig,
+    limits: FeatureConfig,
+    *,
+    quarantined: Mapping[str, int],
+    scratch: Path,
 ) -> dict[str, Any]:
     """The figures to record: those of `Alignment`, and `accepted`, the reason given for a graph that is not aligned.
 
+    `quarantined` are the rows of social_edges set aside, by column and rule.
+
     Raises SocialMisalignment if the graph is misaligned and no reason is given.
     """
-    alignment = landed_alignment(raw, as_of, limits, scratch=scratch)
+    unknown = reference_rule(f"{USERS.name}.{USERS.key[0]}")
+    strangers = sum(count for rule, count in quarantined.items() if rule.endswith(unknown))
+    alignment = landed_alignment(raw, as_of, limits, strangers=strangers, scratch=scratch)
     reason = config.accept_alignment.strip() or None
     if alignment.verdict == "misaligned" and reason is None:
         raise SocialMisalignment(alignment.sentence, figures=asdict(alignment), advice=_ADVICE)
     return {**asdict(alignment), "accepted": None if alignment.verdict == "aligned" else reason}
 
 
-def landed_alignment(raw: RawTables, as_of: dt.datetime, limits: FeatureConfig, *, scratch: Path) -> Alignment:
-    """Judge the social graph in `raw` by the events in it, both as known strictly before `as_of`."""
+def landed_alignment(
+    raw: RawTables, as_of: dt.datetime, limits: FeatureConfig, *, strangers: int = 0, scratch: Path
+) -> Alignment:
+    """Judge the social graph in `raw` by the events in it, both as known strictly before `as_of`.
+
+    `strangers` of its relations were not landed, because they name users that there are not.
+    """
     values = {
         "users": str(raw.users),
         "items": str(raw.items),
@@ -52,10 +70,10 @@ def landed_alignment(raw: RawTables, as_of: dt.datetime, limits: FeatureConfig, 
     }
     with scratch_database(limits, scratch) as database:
         run_statements(database, "alignment", values)
-        return judged(_sample(database), seed=_SEED)
+        return judged(_sample(database, strangers), seed=_SEED)
 
 
-def _sample(database: duckdb.DuckDBPyConnection) -> Sample:
+def _sample(database: duckdb.DuckDBPyConnection, strangers: int) -> Sample:
     compared = _columns(
         database,
         """
@@ -85,6 +103,7 @@ def _sample(database: duckdb.DuckDBPyConnection) -> Sample:
         social=social,
         active=active,
         both=both,
+        strangers=strangers,
     )
 
 

@@ -103,7 +103,8 @@ def land(configuration: Configuration, date: dt.date) -> Landing:
     for table, rules in landing.quarantined.items():
         log.warning("%s: %d rows in quarantine: %s", table, sum(rules.values()), rules)
     social = landing.social_alignment
-    if social and social["pairs"] and social["verdict"] != "aligned":
+    # a record from before strangers were counted has none
+    if social and (social["pairs"] or social.get("strangers")) and social["verdict"] != "aligned":
         tell = log.info if social["accepted"] else log.warning
         tell("social alignment is %s: %s", social["verdict"], social["sentence"])
     return landing
@@ -127,7 +128,8 @@ def _land(configuration: Configuration, date: dt.date, source: Source, config: S
                 if before is not None and (changes := keep_unless_changed(before, file, scratch=raw)):
                     late[f"{interval.start}_{interval.end}"] = changes
                 files[interval.start, interval.end] = file
-        alignment = checked_alignment(_tables(snapshot, _in_order(files)), midnight(date), social, limits, scratch=raw)
+        tables, aside = _tables(snapshot, _in_order(files)), checked[SOCIAL_EDGES.name].quarantined
+        alignment = checked_alignment(tables, midnight(date), social, limits, quarantined=aside, scratch=raw)
         write_json(raw / _SOURCE, {"identity": source.identity})  # a mapping may be mended until something was landed
         in_place.close()
         record = {"fingerprint": source.fingerprint(), "social_alignment": alignment, "late": late, **_record(checked)}

@@ -117,6 +117,11 @@ def row_schema(table: Table, known: KnownIds, lengths: VectorLengths) -> pandera
     )
 
 
+def reference_rule(target: str) -> str:
+    """What a value that names a row of another table must be; `target` is its table and column, with a dot."""
+    return f"one of {target}"
+
+
 def _rules(column: Column, known: KnownIds, lengths: VectorLengths) -> list[tuple[str, Callable[[pl.Expr], pl.Expr]]]:
     """Name of each rule and whether a value that is not null keeps it."""
     rules: list[tuple[str, Callable[[pl.Expr], pl.Expr]]] = []
@@ -135,7 +140,7 @@ def _rules(column: Column, known: KnownIds, lengths: VectorLengths) -> list[tupl
     if other is not None:
         rules.append((f"another value than {other}", lambda value: value != pl.col(other)))
     if target is not None:
-        rules.append((f"one of {target}", lambda value: value.is_in(known[target])))
+        rules.append((reference_rule(target), lambda value: value.is_in(known[target])))
     return rules
 
 

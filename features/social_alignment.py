@@ -56,6 +56,7 @@ class Alignment:
     lift: mean number of items that two friends share, over the same with one side shuffled.
     spread: standard deviation of the shuffled mean over the shuffles, as a share of it: the noise of the lift.
     correlation: Spearman's, of the number of items and the number of friends, among users who have both.
+    strangers: relations left out because they name users that there are not.
     history_share, general_share: share of the users with friends, and of all users, who have any history.
     """
 
@@ -64,6 +65,7 @@ class Alignment:
     spread: float | None
     correlation: float | None
     pairs: int
+    strangers: int
     history_share: float | None
     general_share: float | None
     sentence: str
@@ -82,15 +84,19 @@ class Sample:
     social: int  # with friends
     active: int  # with a history
     both: int
+    strangers: int  # relations, besides, of users that there are not
 
 
-def social_alignment(friends: Indices, interactions: Indices, *, seed: int, users: int | None = None) -> Alignment:
+def social_alignment(
+    friends: Indices, interactions: Indices, *, seed: int, users: int | None = None, strangers: int = 0
+) -> Alignment:
     """Judge friendships [2, n] by interactions [2, m] of users (row 0) with items (row 1); ids are any integers.
 
     Friendships count once whatever their direction and number, self-edges not at all, repeated interactions once.
-    `users` is the number of users there are, where some have neither friends nor a history.
+    `users` is the number of users there are, where some have neither friends nor a history; `strangers` that of the
+    relations that were left out of `friends` because they name others.
     """
-    return judged(_sample(friends, interactions, seed=seed, users=users), seed=seed)
+    return judged(_sample(friends, interactions, seed=seed, users=users, strangers=strangers), seed=seed)
 
 
 def judged(sample: Sample, *, seed: int) -> Alignment:
@@ -103,6 +109,7 @@ def judged(sample: Sample, *, seed: int) -> Alignment:
         spread=spread,
         correlation=correlation,
         pairs=sample.all_pairs,
+        strangers=sample.strangers,
         history_share=sample.both / sample.social if sample.social else None,
         general_share=sample.active / sample.users if sample.users else None,
         sentence=_sentence(sample, lift, spread, correlation),
@@ -113,7 +120,7 @@ def require_alignment(alignment: Alignment, *, advice: str) -> None:
     """Warn of a graph that is not surely aligned. Raises SocialMisalignment, with the `advice`, if it is misaligned."""
     if alignment.verdict == "misaligned":
         raise SocialMisalignment(alignment.sentence, figures=asdict(alignment), advice=advice)
-    if alignment.pairs and alignment.verdict != "aligned":
+    if (alignment.pairs or alignment.strangers) and alignment.verdict != "aligned":
         log.warning("social alignment is %s: %s", alignment.verdict, alignment.sentence)
 
 
@@ -122,7 +129,9 @@ def _verdict(sample: Sample, lift: float | None, spread: float | None, correlati
     if expected >= _FEWEST_EXPECTED and sample.both < _MISALIGNED_REACH * expected:
         return "misaligned"
     if sample.both < _FEWEST_USERS or lift is None or spread is None:
-        return "unknown"
+        # too little is left to judge: then it counts why
+        elsewhere = sample.strangers >= _FEWEST_EXPECTED and sample.strangers > sample.all_pairs
+        return "misaligned" if elsewhere else "unknown"
     noise = _CHANCE * spread
     if lift >= _ALIGNED_LIFT and lift > 1 + noise:
         return "aligned"
@@ -166,7 +175,7 @@ def _correlation(sample: Sample) -> float | None:
     return float(stats.spearmanr(sample.activity, sample.degree).statistic)
 
 
-def _sample(friends: Indices, interactions: Indices, *, seed: int, users: int | None) -> Sample:
+def _sample(friends: Indices, interactions: Indices, *, seed: int, users: int | None, strangers: int) -> Sample:
     rng = np.random.default_rng(seed)
     ids, number = np.unique(np.concatenate([friends.ravel(), interactions[0]]), return_inverse=True)
     low, high = np.sort(number[: friends.size].reshape(2, -1), axis=0)
@@ -189,12 +198,14 @@ def _sample(friends: Indices, interactions: Indices, *, seed: int, users: int | 
         social=int((degree > 0).sum()),
         active=int((activity > 0).sum()),
         both=len(both),
+        strangers=strangers,
     )
 
 
 def _sentence(sample: Sample, lift: float | None, spread: float | None, correlation: float | None) -> str:
+    left_out = f"{sample.strangers:,} relations name users that there are not"
     if not sample.all_pairs:
-        return "there are no friends to compare"
+        return f"there are no friends to compare{': ' + left_out if sample.strangers else ''}"
     shared = "of these shuffled, no two users share an item"
     if lift is not None and spread is not None:
         shared = f"friends share {lift:.2f} times the items of shuffled pairs (± {_CHANCE * lift * spread:.2f})"
@@ -205,4 +216,5 @@ def _sentence(sample: Sample, lift: float | None, spread: float | None, correlat
     return (
         f"over {sample.all_pairs:,} pairs {shared}, and {ranks} among {sample.both:,} users; "
         f"{reach:.1%} of the users with friends have a history, {general:.1%} of all users"
+        f"{'; ' + left_out if sample.strangers else ''}"
     )

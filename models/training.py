@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from features.errors import ConfigurationError
 from features.files import read_json, replacing_directory
 from models import processes
 from models.memory import keep_freed_memory
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 
 Objective = Callable[[int, torch.Generator], Tensor]
 """`objective(step, generator) -> scalar loss` of one batch, drawn from the generator alone."""
+
+
+def require_device(device: str) -> None:
+    """Raise ConfigurationError if torch does not see the device that a configuration names."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f'device is "cuda", and torch {torch.__version__} sees no CUDA device on this machine')
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ VARIANTS = {
     "no user interest": dataclasses.replace(dicer_tiny(), user_interest=False),
     "no item attraction": dataclasses.replace(dicer_tiny(), item_attraction=False),
     "nothing social": dataclasses.replace(dicer_tiny(), social=False),
+    "graph attention": dataclasses.replace(dicer_tiny(), encoder="gat"),
+    "no GNN": dataclasses.replace(dicer_tiny(), layers=0),
     "collaborative": dataclasses.replace(dicer_tiny(), collaborative_layers=2, shared_negatives=3),
 }
 

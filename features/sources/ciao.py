@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 
 DATED, UNDATED, TRUST = "rating_with_timestamp.mat", "rating.mat", "trustnetwork.mat"
 _RATING_COLUMNS = ("user", "item", "category", "rating", "helpfulness", "time point")
-_TRUST_COLUMNS = ("user", "trusted user")
+TRUST_COLUMNS = ("user", "trusted user")
 _TRUST_VARIABLES = ("trustnetwork", "trust")  # the second in copies of the file
 _FIRST_TIME_POINT = 959_670_000  # 2000-05-30 07:00 UTC, of the earliest rating
 
@@ -99,4 +99,4 @@ class CiaoSource:
 
     @cached_property
     def _trusts(self) -> Ints:
-        return read_matrix(self.trust, _TRUST_VARIABLES, _TRUST_COLUMNS)
+        return read_matrix(self.trust, _TRUST_VARIABLES, TRUST_COLUMNS)

@@ -22,14 +22,17 @@ READ_SECONDS = 600
 _REFUSED = 3
 
 
-def read_matrix(path: Path, variables: Sequence[str], columns: Sequence[str]) -> NDArray[np.int64]:
-    """The one of `variables` that the file holds, as whole numbers [rows, columns].
+def read_matrix(
+    path: Path, variables: Sequence[str], columns: Sequence[str], *, more: bool = False
+) -> NDArray[np.int64]:
+    """The one of `variables` that the file holds, as whole numbers [rows, columns]; `more` columns may follow, unread.
 
     Raises ConfigurationError naming the file and what was expected.
     """
     from features.errors import ConfigurationError  # the child runs this file by itself
 
     command = [sys.executable, "-I", __file__, str(path), ",".join(variables), ",".join(columns)]
+    command += ["more"] if more else []
     try:
         done = subprocess.run(command, capture_output=True, timeout=READ_SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -44,7 +47,7 @@ def read_matrix(path: Path, variables: Sequence[str], columns: Sequence[str]) ->
     return found
 
 
-def _main(path: str, variables: Sequence[str], columns: Sequence[str]) -> None:
+def _main(path: str, variables: Sequence[str], columns: Sequence[str], *, more: bool) -> None:
     """What the child does: the matrix to standard output, or one sentence to standard error."""
     from scipy.io import loadmat
 
@@ -53,8 +56,10 @@ def _main(path: str, variables: Sequence[str], columns: Sequence[str]) -> None:
     if name is None:
         _refuse(f"expected a variable {' or '.join(variables)}, got {', '.join(held)}")
     values = np.asarray(held[name])
+    if more and values.ndim == 2:
+        values = values[:, : len(columns)]
     if values.ndim != 2 or values.shape[1] != len(columns):
-        _refuse(f"expected {name} of columns {', '.join(columns)}, got shape {values.shape}")
+        _refuse(f"expected {name} of columns {', '.join(columns)}, got shape {np.shape(held[name])}")
     if values.dtype.kind not in "iuf":
         _refuse(f"expected {name} of numbers, got {values.dtype}")
     broken = np.argwhere(~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) >= 2.0**63))
@@ -72,4 +77,4 @@ def _refuse(sentence: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(","))
+    _main(sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(","), more=sys.argv[4:] == ["more"])

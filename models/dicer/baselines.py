@@ -23,7 +23,7 @@ from models.dicer.evaluation import Scorers, inner_products
 from models.dicer.graphs import Indices
 from models.dicer.histories import Unseen, lists_of_pairs, unseen_of
 from models.dicer.protocols import Split
-from models.training import Fit, LoopConfig, fit
+from models.training import Fit, LoopConfig, fit, require_device
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,11 @@ def train_factors(
     seed: int,
     checkpoint: Path | None = None,
 ) -> tuple[Scorers, Fit]:
-    """Train on uniform (user, positive, unseen negative) triples to the best validation value."""
+    """Train on uniform (user, positive, unseen negative) triples to the best validation value.
+
+    Raises ConfigurationError without the configuration's device.
+    """
+    require_device(config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = factor_network(split, config).to(config.device)

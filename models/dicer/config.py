@@ -74,6 +74,16 @@ class DicerConfig:
             raise ValueError(f"dicer temperature and correction must be above 0, got {got}")
         if self.fanout is not None and self.fanout < 1:
             raise ValueError(f"dicer fanout must be at least 1 or left out, got {self.fanout}")
+        for name in ("learning_rate", "likeness_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"dicer {name} must be above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "focal_gamma"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"dicer {name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.focal_alpha <= 1:
+            raise ValueError(f"dicer focal_alpha must be in [0, 1], got {self.focal_alpha}")
+        if self.collaborative_layers is not None and self.collaborative_layers < 0:
+            raise ValueError(f"dicer collaborative_layers must be at least 0, got {self.collaborative_layers}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dicer dropout must be in [0, 1), got {self.dropout}")
         if min(self.head_weights) < 0 or not math.isclose(sum(self.head_weights), 1, abs_tol=1e-6):

@@ -114,12 +114,14 @@ class AttentionLayer(nn.Module):
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
-        self.attend = GATConv(dimension, dimension)  # it adds the self-loops
+        # its own way to add self-loops looks for those that are there first, which no exporter can follow
+        self.attend = GATConv(dimension, dimension, add_self_loops=False)
 
     def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, d]; attention over a sample needs no `share`."""
         plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Twins) else edges
-        heard: Tensor = functional.leaky_relu(self.attend(x, plain))
+        loops = torch.arange(x.shape[0], device=x.device).expand(2, -1)  # an export would keep len(x) as a number
+        heard: Tensor = functional.leaky_relu(self.attend(x, torch.cat([plain, loops], dim=1)))
         return heard
 
 

@@ -2,8 +2,9 @@
 
 Sampled, `fanout` entries a list and a step: neighbours in each layer of the encoder (their sum is scaled up to the
 whole list, so it is unbiased; Hamilton et al., NeurIPS 2017), the friends that are heard, histories and audiences (a
-maximum over a sample is at most that over the list). Exact: the pairs, the target left out, the heads, the loss.
-Evaluation and the night sample nothing.
+maximum over a sample is at most that over the list). A pair that was drawn from a history stands in the audience as
+well, and the other way round: between users and items of the batch a list can have more than `fanout` entries. Exact:
+the pairs, the target left out, the heads, the loss. Evaluation and the night sample nothing.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from features.errors import MissingInput
+from features.errors import ConfigurationError, MissingInput
 from features.social_alignment import Alignment, social_alignment
+from features.sources.ciao import TRUST_COLUMNS
+from features.sources.matlab import read_matrix
 from models.dicer.evaluation import Evaluation, HeldOut, Scorers, evaluate_full, evaluate_sampled, truth_of
 from models.dicer.graphs import Graphs, Indices, Lists
 from models.dicer.histories import lists_of_pairs, unseen_of
@@ -82,7 +84,10 @@ class SampledItems:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Training interactions [2, n] (user row, item row), the social network [2, m] as given, and two judged parts."""
+    """Training interactions [2, n] (user row, item row), the social network [2, m] as given, and two judged parts.
+
+    `strangers` are the relations left out of `friends`, because they name someone who has no pair in any part.
+    """
 
     users: int
     items: int
@@ -90,6 +95,7 @@ class Split:
     friends: Indices
     validation: Part
     test: Part
+    strangers: int = 0
 
     def graphs(self, *, threshold: float = 0.1, cap: int | None = None) -> Graphs:
         """DICER's graphs of the training interactions, at most `cap` similar nodes a node."""
@@ -100,7 +106,8 @@ class Split:
     @cached_property
     def alignment(self) -> Alignment:
         """Whether the network belongs to the people of the training interactions."""
-        return social_alignment(self.friends, self.interactions, seed=0, users=self.users)
+        strangers = self.strangers
+        return social_alignment(self.friends, self.interactions, seed=0, users=self.users, strangers=strangers)
 
     def fingerprint(self) -> str:
         """SHA-256 of the training interactions, the network and the truth of both parts."""
@@ -146,8 +153,8 @@ class Protocol:
 
 def paper(data: Path, seed: int) -> Split:
     """Ciao, 80/10/10, 1,000 sampled items. Raises MissingInput without its files."""
-    ratings = _matrix(data / "ciao" / "rating.mat", "rating")[:, :2]
-    trust = _matrix(data / "ciao" / "trustnetwork.mat", "trustnetwork")
+    ratings = read_matrix(_present(data / "ciao" / "rating.mat"), ("rating",), ("user", "item"), more=True)
+    trust = read_matrix(_present(data / "ciao" / "trustnetwork.mat"), ("trustnetwork",), TRUST_COLUMNS)
     pairs, friends, users, items = _numbered(ratings, trust)
     generator = np.random.default_rng([seed, 0])
     shuffled = pairs[:, generator.permutation(pairs.shape[1])]
@@ -160,6 +167,7 @@ def paper(data: Path, seed: int) -> Split:
         friends,
         _sampled(validation, had, items, generator=np.random.default_rng([seed, 1])),
         _sampled(test, had, items, generator=np.random.default_rng([seed, 2])),
+        len(trust) - friends.shape[1],
     )
 
 
@@ -167,9 +175,17 @@ def full(data: Path, seed: int) -> Split:
     """Ciao as EATNN's authors split it; the seed changes nothing. Raises MissingInput without its files."""
     folder = data / "ciao-eatnn-split"
     train, validation, test, friends = (
-        _table(folder / f"{name}.csv", delimiter=",")[:, :2].T for name in ("train", "valid", "test", "trust")
+        _table(folder / f"{name}.csv", delimiter=",").T for name in ("train", "valid", "test", "trust")
     )
-    users, items = (len(_table(folder / name, header=0)) for name in ("unique_uid_sub.txt", "unique_sid_sub.txt"))
+    ids = ("unique_uid_sub.txt", "unique_sid_sub.txt")
+    users, items = (len(_table(folder / name, columns=1, header=0)) for name in ids)
+    for name, rows, ends in (
+        ("train", train, (users, items)),
+        ("valid", validation, (users, items)),
+        ("test", test, (users, items)),
+        ("trust", friends, (users, users)),
+    ):
+        _require_rows(folder / f"{name}.csv", rows, ends)
     had = lists_of_pairs(train, users)
     return Split(users, items, train, friends, EveryItem(truth_of(validation), had), EveryItem(truth_of(test), had))
 
@@ -177,9 +193,8 @@ def full(data: Path, seed: int) -> Split:
 def lastfm(data: Path, seed: int) -> Split:
     """Last.fm, 8:1:1 of each user's artists as RecBole cuts them. Raises MissingInput without its files."""
     folder = data / "hetrec2011-lastfm-2k"
-    pairs, friends, users, items = _numbered(
-        _table(folder / "user_artists.dat")[:, :2], _table(folder / "user_friends.dat")
-    )
+    relations = _table(folder / "user_friends.dat")
+    pairs, friends, users, items = _numbered(_table(folder / "user_artists.dat"), relations)
     order = np.random.default_rng([seed, 0]).permutation(pairs.shape[1])
     order = order[np.argsort(pairs[0, order], kind="stable")]
     totals = np.bincount(pairs[0], minlength=users)
@@ -195,6 +210,7 @@ def lastfm(data: Path, seed: int) -> Split:
         friends,
         EveryItem(truth_of(validation), lists_of_pairs(train, users)),
         EveryItem(truth_of(test), lists_of_pairs(np.concatenate([train, validation], axis=1), users)),
+        len(relations) - friends.shape[1],
     )
 
 
@@ -263,19 +279,27 @@ def _numbered(pairs: Indices, friends: Indices) -> tuple[Indices, Indices, int, 
     return np.stack([user_rows, item_rows]), np.searchsorted(users, known).T, len(users), len(items)
 
 
-def _matrix(file: Path, name: str) -> Indices:
-    from scipy.io import loadmat
+def _table(file: Path, *, columns: int = 2, delimiter: str = "\t", header: int = 1) -> Indices:
+    """The first columns of a file of whole numbers, [rows, columns].
 
-    matrices = loadmat(_present(file))
-    if name not in matrices:
-        found = ", ".join(key for key in matrices if not key.startswith("__")) or "none"
-        raise MissingInput(f"{file}: expected a matrix {name!r}, found {found}")
-    matrix: Indices = matrices[name].astype(np.int64)
-    return matrix
+    Raises MissingInput without the file, ConfigurationError if it holds anything else.
+    """
+    try:
+        table = np.loadtxt(_present(file), delimiter=delimiter, skiprows=header, dtype=np.int64, ndmin=2)
+    except ValueError as error:  # it tells row and column
+        raise ConfigurationError(f"{file}: expected whole numbers: {error}") from error
+    if table.shape[1] < columns:
+        raise ConfigurationError(f"{file}: expected at least {columns} columns, got {table.shape[1]}")
+    return table[:, :columns]
 
 
-def _table(file: Path, *, delimiter: str = "\t", header: int = 1) -> Indices:
-    return np.loadtxt(_present(file), delimiter=delimiter, skiprows=header, dtype=np.int64)
+def _require_rows(file: Path, rows: Indices, ends: tuple[int, int]) -> None:
+    """Raise ConfigurationError for a line of `file` that names a row beyond its `ends`."""
+    beyond = np.argwhere((rows.T < 0) | (np.array(ends) <= rows.T))
+    if len(beyond):
+        line, column = beyond[0].tolist()
+        expected = f"expected a number from 0 to {ends[column] - 1} in column {column + 1}"
+        raise ConfigurationError(f"{file}, line {line + 2}: {expected}, got {rows[column, line]}")
 
 
 def _present(file: Path) -> Path:

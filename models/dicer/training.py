@@ -26,7 +26,7 @@ from models.dicer.network import Dicer
 from models.dicer.pairs import Batch, ByExtremes, loss_of, step_loss
 from models.dicer.scorers import scorers_of
 from models.dicer.voices import Voices
-from models.training import Fit, LoopConfig, Objective, fit
+from models.training import Fit, LoopConfig, Objective, fit, require_device
 
 if TYPE_CHECKING:  # its module imports Feast; training takes the rows, not the store
     from features.training_sets import TrainingSet
@@ -83,8 +83,10 @@ def train_split(
 ) -> tuple[Dicer, Fit]:
     """A network trained on `graphs` to the step at which `validate` was highest, with how it got there.
 
-    With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions.
+    With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions,
+    ConfigurationError without the configuration's device.
     """
+    require_device(config.device)
     with torch.random.fork_rng(devices=[]), quiet_about_sparse_tensors():
         torch.manual_seed(seed)
         network = Dicer(config, graphs.users, graphs.items).to(config.device)

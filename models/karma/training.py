@@ -33,7 +33,7 @@ from models.karma.text import (
     train_tokenizer,
     vocabulary_size,
 )
-from models.training import Fit, LoopConfig, fit, step_generator
+from models.training import Fit, LoopConfig, fit, require_device, step_generator
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def train_karma(
     With `checkpoint`, a directory, a killed run resumes and ends with the weights of one that was not killed.
     Runs with one `pretraining`, the pre-training's checkpoint, start from the same weights: the first one makes it.
     What is measured is what is exported: low-rank corrections are merged first. With `history = "auto"` two runs are
-    made, and the metrics say what was kept. Raises ConfigurationError if a backbone cannot be used.
+    made, and the metrics say what was kept. Raises ConfigurationError if a backbone or the device cannot be used.
     """
+    require_device(config.device)
     if config.history == "auto":
         return _train_both(training_set, config, seed=seed, checkpoint=checkpoint)
     preparation = prepare(training_set.train, config)

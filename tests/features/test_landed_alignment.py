@@ -33,8 +33,8 @@ def market(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def configured(directory: Path, **social: Any) -> Configuration:
-    sections = {"source": {"kind": "parquet", "path": "data"}, "social": social}
+def configured(directory: Path, *, on_violation: str = "refuse", **social: Any) -> Configuration:
+    sections = {"source": {"kind": "parquet", "path": "data", "on_violation": on_violation}, "social": social}
     return Configuration(directory / "attractor.toml", directory / "state", sections)
 
 
@@ -155,6 +155,31 @@ def test_a_market_without_friends_lands_without_a_word(market: Path, caplog: pyt
     assert landing.social_alignment is not None
     assert (landing.social_alignment["verdict"], landing.social_alignment["pairs"]) == ("unknown", 0)
     assert not caplog.records
+
+
+def test_edges_set_aside_for_naming_nobody_count(market: Path) -> None:
+    path = market / "data" / "social_edges.parquet"
+    edges = pl.read_parquet(path)
+    edges.with_columns(pl.format("crm-{}", name).alias(name) for name in ("user_id", "friend_id")).write_parquet(path)
+    with pytest.raises(SocialMisalignment, match=f"{len(edges):,} relations name users that there are not") as refused:
+        land(configured(market, on_violation="quarantine"), DATE)
+    assert refused.value.figures["strangers"] == len(edges)
+    assert landed_paths(configured(market)) == []
+    landing = land(configured(market, on_violation="quarantine", accept_alignment="no friends yet"), DATE)
+    assert landing.social_alignment is not None
+    assert landing.social_alignment["accepted"] == "no friends yet"
+
+
+def test_a_few_edges_to_nobody_are_warned_of_as_rows(market: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = market / "data" / "social_edges.parquet"
+    number, friend = pl.int_range(pl.len()), pl.col("friend_id")
+    edges = pl.read_parquet(path)
+    gone = pl.when(number < 60).then(pl.format("gone-{}", number)).otherwise(friend)
+    edges.with_columns(gone.alias("friend_id")).write_parquet(path)
+    landing = land(configured(market, on_violation="quarantine"), DATE)
+    assert landing.social_alignment is not None
+    assert (landing.social_alignment["verdict"], landing.social_alignment["strangers"]) == ("aligned", 60)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["social_edges"]
 
 
 def test_a_landing_from_before_the_check_is_read(market: Path) -> None:

@@ -154,6 +154,19 @@ def test_friends_of_whom_no_one_has_a_history_are_of_another_id_space() -> None:
     assert early.verdict == "unknown"  # the first nights of a market: histories of few, but of these as of any
 
 
+def test_relations_of_nobody_who_is_there_are_of_another_id_space() -> None:
+    friends, interactions = communities()
+    none = friends[:, :0]
+    apart = social_alignment(none, interactions, seed=0, strangers=1007)
+    assert apart.verdict == "misaligned"
+    assert apart.sentence == "there are no friends to compare: 1,007 relations name users that there are not"
+    few = social_alignment(none, interactions, seed=0, strangers=49)
+    assert (few.verdict, few.strangers) == ("unknown", 49)
+    judged = social_alignment(friends, interactions, seed=0, strangers=10_000)  # what is left tells
+    assert judged.verdict == social_alignment(friends, interactions, seed=0).verdict == "aligned"
+    assert judged.sentence.endswith("; 10,000 relations name users that there are not")
+
+
 def test_of_many_pairs_a_sample_tells_the_same() -> None:
     friends, interactions = communities(8000, friends=10)
     found = [social_alignment(friends, interactions, seed=seed) for seed in (0, 1)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from models.dicer.config import DicerConfig, dicer_tiny, paper
@@ -15,7 +17,21 @@ def test_named_configurations() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("dimension", 0), ("layers", -1), ("dropout", 1.0), ("head_weights", (0.5, 0.5, 0.5)), ("negatives", 0)],
+    [
+        ("dimension", 0),
+        ("layers", -1),
+        ("dropout", 1.0),
+        ("head_weights", (0.5, 0.5, 0.5)),
+        ("negatives", 0),
+        ("learning_rate", -1.0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("likeness_learning_rate", math.inf),
+        ("weight_decay", -1.0),
+        ("focal_gamma", -1.0),
+        ("focal_alpha", 2.0),
+        ("collaborative_layers", -2),
+    ],
 )
 def test_refused(setting: str, value: object) -> None:
     with pytest.raises(ValueError, match=setting):

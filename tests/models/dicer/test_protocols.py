@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 
 from export.cli import cli
-from features.errors import MissingInput, SocialMisalignment
+from features.errors import ConfigurationError, MissingInput, SocialMisalignment
 from models.dicer.evaluation import Scorers
 from models.dicer.histories import lists_of_pairs, unseen_of
 from models.dicer.protocols import PROTOCOLS, EveryItem, SampledItems, Split, full, lastfm, paper
@@ -150,7 +150,51 @@ def test_a_fingerprint_tells_data_from_other_data(tmp_path: Path) -> None:
 def test_a_file_with_another_matrix_is_named(tmp_path: Path) -> None:
     write_ciao(tmp_path, np.ones((3, 2), np.int64), np.array([[1, 2]]))
     savemat(tmp_path / "ciao" / "trustnetwork.mat", {"trust": np.array([[1, 2]])})
-    with pytest.raises(MissingInput, match=r"trustnetwork\.mat: expected a matrix 'trustnetwork', found trust$"):
+    with pytest.raises(ConfigurationError, match=r"trustnetwork\.mat: expected a variable trustnetwork, got trust$"):
+        paper(tmp_path, 0)
+
+
+def test_a_network_that_names_nobody_of_the_ratings_is_found_out(tmp_path: Path) -> None:
+    pairs = np.argwhere(np.random.default_rng(1).random((60, 40)) < 0.5) + 1
+    trust = np.array([[user, user % 60 + 1] for user in range(1, 61)])
+    first = paper(write_ciao(tmp_path / "a", pairs, trust), 0)
+    assert (first.strangers, first.alignment.verdict) == (0, "unknown")
+    other = paper(write_ciao(tmp_path / "b", pairs, trust + 1_000_000), 0)
+    assert (other.strangers, other.friends.shape, other.alignment.verdict) == (60, (2, 0), "misaligned")
+    friends = lastfm(write_lastfm(tmp_path, pairs, trust + 1_000_000), 0)
+    assert (friends.strangers, friends.alignment.verdict) == (60, "misaligned")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("abc,1,1", r"valid\.csv: expected whole numbers: .*'abc'"),
+        ("1.5,1,1", r"valid\.csv: expected whole numbers"),
+        ("9,1,1", r"valid\.csv, line 3: expected a number from 0 to 2 in column 1, got 9"),
+        ("0,-1,1", r"valid\.csv, line 3: expected a number from 0 to 3 in column 2, got -1"),
+    ],
+)
+def test_a_broken_line_of_a_table_is_named(tmp_path: Path, line: str, told: str) -> None:
+    folder = tmp_path / "ciao-eatnn-split"
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        (folder / f"{name}.csv").write_text("uid,sid,count\n0,0,1\n1,2,1\n")
+    (folder / "trust.csv").write_text("uid,sid\n0,1\n")
+    (folder / "unique_uid_sub.txt").write_text("7\n8\n9\n")
+    (folder / "unique_sid_sub.txt").write_text("5\n6\n7\n8\n")
+    assert full(tmp_path, 0).users == 3
+    (folder / "valid.csv").write_text(f"uid,sid,count\n0,0,1\n{line}\n")
+    with pytest.raises(ConfigurationError, match=told):
+        full(tmp_path, 0)
+
+
+def test_a_damaged_matrix_is_named(tmp_path: Path) -> None:
+    file = write_ciao(tmp_path, np.ones((300, 5)), np.array([[1, 2]])) / "ciao" / "rating.mat"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ConfigurationError, match=r"rating\.mat cannot be read as a MATLAB file"):
+        paper(tmp_path, 0)
+    write_ciao(tmp_path, np.array([[1, 2.5, 3]]), np.array([[1, 2]]))
+    with pytest.raises(ConfigurationError, match=r"rating\.mat: expected whole numbers in rating, got 2\.5 as item"):
         paper(tmp_path, 0)
 
 

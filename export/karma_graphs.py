@@ -63,13 +63,17 @@ OPSET = 23  # the first with attention, rotary positions and RMS normalisation a
 class HistoryEncoder(nn.Module):
     """The user side as a graph sees it."""
 
+    marks: Tensor
+
     def __init__(self, network: Karma) -> None:
         super().__init__()
         self.network = network
+        # of a large vocabulary the exporter would keep every row, to take these few
+        self.register_buffer("marks", network.marks.detach().clone(), persistent=False)
 
     def forward(self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None) -> Tensor:
         """[B, S], [B], and [R, H] where histories are soft tokens -> [B, d]."""
-        return self.network.encode_history(input_ids, lengths, soft)
+        return self.network.encode_history(input_ids, lengths, soft, None if soft is None else self.marks)
 
 
 class ItemEncoder(nn.Module):

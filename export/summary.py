@@ -76,7 +76,7 @@ def recommendations(configuration: Configuration, release: Release, date: dt.dat
     attractive = attraction.column("item_ids", chosen).to_pylist()
     everything = np.arange(items.row_count)
     item_ids = items.column("item_id", everything).to_pylist()
-    embeddings, _ = release.embeddings("karma_user_interest", "interest_embedding", users)
+    embeddings, known = release.embeddings("karma_user_interest", "interest_embedding", users)
     nearest = np.argsort(-(embeddings @ items.vectors("item_embedding", everything).T), axis=1, kind="stable")
     catalogue = read_partition(configuration, "item_catalog", date, columns=["item_id", "title"])
     titles = dict(zip(*(catalogue.column(name).to_pylist() for name in ("item_id", "title")), strict=True))
@@ -86,7 +86,9 @@ def recommendations(configuration: Configuration, release: Release, date: dt.dat
             "user_id": user,
             "last": _named(list(dict.fromkeys(reversed(had[user]))), titles),
             "attracted_by": _named(attractive[k], titles),
-            "interested_in": _named([item_ids[i] for i in nearest[k] if item_ids[i] not in set(had[user])], titles),
+            "interested_in": _named(
+                [item_ids[i] for i in nearest[k] if item_ids[i] not in set(had[user])] if known[k] else [], titles
+            ),
         }
         for k, user in enumerate(users)
     ]

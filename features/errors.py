@@ -6,6 +6,8 @@ AttractorError
 ├── SocialMisalignment   the social graph belongs to other people than the events; figures are in the message
 ├── SourceLost           the source could not be reached, or was lost or changed while it was read: trying again may do
 ├── MissingInput         a stage was asked for before what it reads exists
+├── NothingToLearn       a training set has no events, or no second item, to train a model on
+├── TrainingDiverged     a training's loss, gradients or weights are no longer finite numbers
 ├── ArtifactCorrupt      stored bytes are not the bytes that were written
 ├── BucketUnreachable    the bucket that releases live in does not answer, or refused
 ├── DiskFailed           the disk is full, read-only or broken; names the file that it refused
@@ -63,6 +65,14 @@ class SourceLost(AttractorError):
 
 class MissingInput(AttractorError):
     """A stage was asked for before what it reads exists; the message names the stage to run first."""
+
+
+class NothingToLearn(AttractorError, ValueError):
+    """What a model is to be trained on holds nothing that it could learn from."""
+
+
+class TrainingDiverged(AttractorError, FloatingPointError):
+    """A training came to numbers that are not finite; the checkpoints before it are kept."""
 
 
 class ArtifactCorrupt(AttractorError):

@@ -16,12 +16,15 @@ Ranks = NDArray[np.int64]
 
 
 def rank_of_target(scores: NDArray[np.floating], targets: NDArray[np.integer]) -> Ranks:
-    """Rank of each row's target. `scores` [rows, items], -inf excludes an item; `targets` [rows]."""
+    """Rank of each row's target. `scores` [rows, items], -inf excludes an item; `targets` [rows].
+
+    What has no number stands against a model: a target whose score is NaN comes last, any other item of NaN before it.
+    """
     rows = np.arange(len(targets))
     own = scores[rows, targets][:, None]
     before = np.arange(scores.shape[1])[None, :] < targets[:, None]
-    ranks: Ranks = 1 + ((scores > own) | ((scores == own) & before)).sum(axis=1)
-    return ranks
+    ranks: Ranks = 1 + (~(scores <= own) | ((scores == own) & before)).sum(axis=1)
+    return np.minimum(ranks, scores.shape[1])  # a NaN target was counted as before itself
 
 
 def hit_rate(ranks: Ranks, k: int) -> float:

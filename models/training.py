@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from features.errors import ConfigurationError
+from features.errors import ConfigurationError, TrainingDiverged
 from features.files import read_json, replacing_directory
 from models import processes
 from models.memory import keep_freed_memory
@@ -90,7 +90,8 @@ def fit(
     """Train `network` in place and leave its best weights in it; `validate` returns higher for better.
 
     With `checkpoint`, a directory, the state is saved at every validation and found again after a kill.
-    Raises FloatingPointError if the loss is not finite, ValueError if processes cannot share the batches of a step.
+    Raises TrainingDiverged if loss, gradients, weights or a validation are not finite, ValueError if processes cannot
+    share the batches of a step.
     """
     if config.accumulate % processes.count():
         raise ValueError(f"accumulate must be a multiple of the {processes.count()} processes, got {config.accumulate}")
@@ -109,7 +110,7 @@ def fit(
         loss = _step(network, optimizer, loss_of, step, config=config, seed=seed)
         state.step = step + 1
         if state.step % config.validate_every == 0 or state.step == config.steps:
-            _look(network, validate, state, loss)
+            _look(network, validate, state, loss, config)
             log.info("%s step %d loss %.4f validation %.4f", label, state.step, loss, state.history[-1][2])
             if checkpoint is not None:
                 if processes.rank() == 0:
@@ -181,14 +182,20 @@ def _step(
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout; given back after
             loss = loss_of(step, generator)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"loss is {loss.item()} at step {step}")
+                raise TrainingDiverged(_diverged(f"the loss is {loss.item()}", step, config))
             (loss / len(mine)).backward()
         losses.append(loss.detach())
         buffers.seen()
     buffers.settle()
-    nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
+    if not torch.isfinite(norm):
+        raise TrainingDiverged(_diverged(f"the gradients' norm is {norm.item()}", step, config))
     optimizer.step()
     return float(processes.average(torch.stack(losses).mean()))
+
+
+def _diverged(what: str, step: int, config: LoopConfig) -> str:
+    return f"{what} at step {step}: a lower learning_rate (now {config.learning_rate:g}) may do, or smaller inputs"
 
 
 class _Buffers:
@@ -216,10 +223,14 @@ class _Buffers:
             buffer.copy_(processes.average(total.double() / self.batches))
 
 
-def _look(network: nn.Module, validate: Callable[[], float], state: _State, loss: float) -> None:
+def _look(network: nn.Module, validate: Callable[[], float], state: _State, loss: float, config: LoopConfig) -> None:
     network.eval()
+    if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
+        raise TrainingDiverged(_diverged("weights are not finite", state.step, config))
     with torch.no_grad():
         value = processes.decided(validate)
+    if not math.isfinite(value):
+        raise TrainingDiverged(_diverged(f"the validation is {value}", state.step, config))
     state.history.append((state.step, loss, value))
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from features.errors import NothingToLearn
 from features.social_alignment import social_alignment
 from models.dicer.config import DicerConfig
 from models.dicer.encoder import Edges, edges_of, quiet_about_sparse_tensors
@@ -53,7 +54,7 @@ class Sampler:
         lengths = self.unseen.histories.lengths
         self.drawable = np.where(lengths < graphs.items, lengths, 0).cumsum()  # who had all has no negatives
         if not len(lengths) or self.drawable[-1] == 0:
-            raise ValueError(
+            raise NothingToLearn(
                 "expected interactions to learn from, got a graph with none, or with nothing left to offer"
             )
 
@@ -83,7 +84,7 @@ def train_split(
 ) -> tuple[Dicer, Fit]:
     """A network trained on `graphs` to the step at which `validate` was highest, with how it got there.
 
-    With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions,
+    With `checkpoint` a killed run continues and ends with the same weights. Raises NothingToLearn without interactions,
     ConfigurationError without the configuration's device.
     """
     require_device(config.device)
@@ -142,7 +143,7 @@ def train_dicer(
 ) -> TrainedDicer:
     """Train to the best validation NDCG@10, and measure validation and test beside popularity.
 
-    With `checkpoint` a killed run continues and ends with the same weights. Raises ValueError without interactions.
+    With `checkpoint` a killed run continues and ends with the same weights. Raises NothingToLearn without interactions.
     """
     graphs = graphs_of(training_set.train)
     truth = held_out(training_set.validation, graphs)

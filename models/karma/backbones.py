@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -94,6 +95,12 @@ def language_model(config: KarmaConfig, *, vocabulary: int) -> Any:
     room, needed = getattr(made.config, "max_position_embeddings", None), _positions(config)
     if room is not None and room < needed:
         raise ConfigurationError(f"backbone {config.backbone!r}: expected room for {needed} positions, got {room}")
+    window = getattr(made.config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(made.config, "layer_types", None) or ["sliding_attention"])
+    if window is not None and slides and window < needed:  # one mask serves all layers
+        raise ConfigurationError(
+            f"backbone {config.backbone!r}: expected layers that see all {needed} positions, got a window of {window}"
+        )
     return made
 
 
@@ -124,6 +131,7 @@ def load_pretrained(name: str, *, revision: str = "main") -> Any:
     _refuse_incomplete(name)
     with explained(name):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        _refuse_quantised(config, name)
         seeing = config.model_type == "qwen3_vl"
         architectures = config.architectures or ["none named"]
         if not seeing and not any(known.endswith("ForCausalLM") for known in architectures):
@@ -233,13 +241,29 @@ def explained(name: str) -> Iterator[None]:
     """Turn what transformers raises about the backbone `name` into a ConfigurationError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        # transformers says by these that it finds no such model, that files are damaged, or that code would have to run
+    except (
+        *(OSError, ValueError, RuntimeError, SafetensorError),
+        *(ImportError, ArithmeticError, TypeError, StrictDataclassError),
+    ) as error:
+        # transformers says by the first that it finds no such model, that files are damaged, or that code would have to
+        # run, and by the others that config.json needs another package, or holds what no model can have
         reason = str(error).strip().split("\n")[0]
         raise ConfigurationError(
             f"backbone {name!r} cannot be used: expected a directory or a hub id with {NEEDED}, "
             f"and no code of its own; {reason}"
         ) from error
+
+
+def _refuse_quantised(config: Any, name: str) -> None:
+    """KARMA trains and exports float32; what it publishes it quantises itself (`[encoding] precision`)."""
+    settings = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    if settings is not None:
+        method = settings.get("quant_method", "unnamed") if isinstance(settings, dict) else "unnamed"
+        raise ConfigurationError(
+            f"backbone {name!r}: expected weights in floating point, got quantised ones ({method})"
+        )
 
 
 def _refuse_other_weights(model: Any, name: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
@@ -304,7 +328,14 @@ def _with_corrections(decoder: Any, config: KarmaConfig) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers renames
-        return get_peft_model(decoder, lora)
+        try:
+            return get_peft_model(decoder, lora)
+        except ValueError as error:  # no such layers, or layers of a kind that it cannot correct
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigurationError(
+                f"backbone {config.backbone!r} with lora_modules {config.lora_modules!r} and lora_dropout "
+                f"{config.lora_dropout}: {reason}"
+            ) from error
 
 
 def _positions(config: KarmaConfig) -> int:

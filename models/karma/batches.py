@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from features.errors import NothingToLearn
 from models.karma.compressed import SoftRows, compressed_sequence, query_inputs, used_rows
 from models.karma.config import KarmaConfig
 from models.karma.text import (
@@ -73,10 +74,10 @@ class Sampler:
         histories: Mapping[str, History],
         config: KarmaConfig,
     ) -> Sampler:
-        """Count what the sources draw from. Raises ValueError without a single event to learn from."""
+        """Count what the sources draw from. Raises NothingToLearn without a single event to learn from."""
         usable = [history for history in histories.values() if len(history.items)]
         if not usable:
-            raise ValueError("expected histories with events on catalogue items to train on, got none")
+            raise NothingToLearn("expected histories with events on catalogue items to train on, got none")
         ends = np.array([_earliest_end(history, catalogue, config) for history in usable], np.int64)
         lengths = np.array([len(history.items) for history in usable])
         items = np.concatenate([history.items for history in usable])

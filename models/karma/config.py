@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+_COUNTS = (
+    *("vocabulary", "query_tokens", "history_item_tokens", "item_tokens", "compressed_tokens", "lora_rank"),
+    *("layers", "hidden", "heads", "feedforward", "embedding", "soft_tokens", "decoded_positions"),
+    *("accumulation", "pretraining_batch", "validate_every", "patience", "validation_users", "targets_per_user"),
+)
+_SHARES = (
+    *("dropout", "id_dropout", "query_dropout", "history_tolerance", "final_share"),
+    *("lora_dropout", "regulariser_decay", "backbone_learning_share"),
+)
+_NOT_NEGATIVE = (
+    *("lambda_generation", "lambda_reconstruction", "lambda_picture", "lambda_matching", "weight_decay"),
+    *("popularity_negatives", "category_negatives", "pretraining_steps", "compression_steps", "steps"),
+    *("id_min_events", "target_min_users"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ class KarmaConfig:
     targets_per_user: int = 8  # looked at while training; the headline metrics use the first
 
     def __post_init__(self) -> None:
+        self._require_numbers()
         if self.hidden % (2 * self.heads):
             raise ValueError(f"hidden must be a multiple of 2 x heads (rotary pairs), got {self.hidden}, {self.heads}")
         event = self.query_tokens + self.history_item_tokens + 2
@@ -97,17 +114,24 @@ class KarmaConfig:
             )
         if self.batch < 2:
             raise ValueError(f"batch must be at least 2: read-outs are centred over it, got {self.batch}")
-        if self.accumulation < 1:
-            raise ValueError(f"accumulation must be at least 1, got {self.accumulation}")
         if self.adaptation != "full" and not self.backbone:
             raise ValueError(f"adaptation {self.adaptation!r} is of a pre-trained backbone, and none is named")
-        shares = ("lora_dropout", "regulariser_decay", "backbone_learning_share")
-        for name in ("dropout", "id_dropout", "query_dropout", "history_tolerance", *shares):
+        if (longest := max(map(len, self.backbone.split("/")))) > 255:
+            raise ValueError(f"backbone must be a directory or an id on the hub, got a name of {longest} characters")
+
+    def _require_numbers(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in _SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("lambda_generation", "lambda_reconstruction", "lambda_picture", "lambda_matching"):
-            if getattr(self, name) < 0.0:
+        for name in _NOT_NEGATIVE:
+            if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "pretraining_learning_rate"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     @property
     def history_limit(self) -> int:

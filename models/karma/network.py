@@ -103,19 +103,26 @@ class Karma(nn.Module):
         """z = l2norm(W_z centre(h)), [N, d] of states [N, H]."""
         return functional.normalize(self.interest(states), dim=-1)
 
-    def embed_history(self, input_ids: Tensor, soft: Tensor | None = None) -> Tensor:
+    @property
+    def marks(self) -> Tensor:
+        """[special tokens, H]: all that a compressed history needs of the token embeddings."""
+        return special_embeddings(self.backbone)
+
+    def embed_history(self, input_ids: Tensor, soft: Tensor | None = None, marks: Tensor | None = None) -> Tensor:
         """Embeddings [B, S, H] of histories: of tokens, or with `soft` [R, H] of marks and rows of it.
 
-        In a compressed history `FIRST_SOFT` + r is row r.
+        In a compressed history `FIRST_SOFT` + r is row r; `marks` stands in for the network's own, see `marks`.
         """
         if soft is None:
             return self.embed(input_ids)
-        marks = functional.embedding(input_ids.clamp(max=FIRST_SOFT - 1), special_embeddings(self.backbone))
-        return torch.where(input_ids[..., None] < FIRST_SOFT, marks, soft[(input_ids - FIRST_SOFT).clamp(min=0)])
+        known = functional.embedding(input_ids.clamp(max=FIRST_SOFT - 1), self.marks if marks is None else marks)
+        return torch.where(input_ids[..., None] < FIRST_SOFT, known, soft[(input_ids - FIRST_SOFT).clamp(min=0)])
 
-    def encode_history(self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None) -> Tensor:
-        """Interest z [B, d] at the last token of each history, its `[INT]`; `soft` as in `embed_history`."""
-        return self.to_interest(self.read_at(self.embed_history(input_ids, soft), lengths[:, None] - 1)[:, 0])
+    def encode_history(
+        self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None, marks: Tensor | None = None
+    ) -> Tensor:
+        """Interest z [B, d] at the last token of each history, its `[INT]`; `soft`, `marks` as in `embed_history`."""
+        return self.to_interest(self.read_at(self.embed_history(input_ids, soft, marks), lengths[:, None] - 1)[:, 0])
 
     def encode_items(
         self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor, id_index: Tensor

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from features.errors import NothingToLearn
 from features.files import sha256_of_json
 from features.training_sets import TrainingSet
 from models.karma import backbones, evaluation
@@ -69,13 +70,16 @@ def train_karma(
     With `checkpoint`, a directory, a killed run resumes and ends with the weights of one that was not killed.
     Runs with one `pretraining`, the pre-training's checkpoint, start from the same weights: the first one makes it.
     What is measured is what is exported: low-rank corrections are merged first. With `history = "auto"` two runs are
-    made, and the metrics say what was kept. Raises ConfigurationError if a backbone or the device cannot be used.
+    made, and the metrics say what was kept. Raises ConfigurationError if a backbone or the device cannot be used,
+    NothingToLearn without two items or any event, TrainingDiverged where numbers are not finite any more.
     """
     require_device(config.device)
     if config.history == "auto":
         return _train_both(training_set, config, seed=seed, checkpoint=checkpoint)
     preparation = prepare(training_set.train, config)
     world = read_world(training_set.train, preparation)
+    if len(world.catalogue) < 2:
+        raise NothingToLearn(f"expected a catalogue of at least 2 items to tell apart, got {len(world.catalogue)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = new_network(preparation).to(config.device)

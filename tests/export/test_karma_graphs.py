@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.karma_graphs import HISTORY_GRAPH, ITEM_GRAPH, WEIGHTS, space_id
-from export.parity import open_session
+from export.karma_graphs import HISTORY_GRAPH, ITEM_GRAPH, WEIGHTS, HistoryEncoder, space_id, write_graph
+from export.parity import Case, open_session
 from export.promotion import GateConfig, judge
 from features.files import read_json
-from models.karma.text import BOS, INT, load_preparation, vocabulary_size
+from models.karma.config import karma_tiny
+from models.karma.network import Karma
+from models.karma.text import BOS, INT, SPECIALS, load_preparation, vocabulary_size
 from tests.karma_world import KARMA_EXPORTED, ExportedKarma
 
 CONFIG = KARMA_EXPORTED
@@ -61,6 +64,16 @@ def test_training_only_parts_are_absent(karma: ExportedKarma, graph: str) -> Non
     assert readers == {"Gather"}, "read by token, never multiplied by states"
     ids = (len(karma.trained.preparation.item_index) + 1, CONFIG.embedding)
     assert (ids in weights.values()) == (graph == ITEM_GRAPH)
+
+
+def test_of_a_large_vocabulary_compressed_histories_keep_their_marks_alone(tmp_path: Path) -> None:
+    network = Karma(replace(karma_tiny(), history="compressed"), vocabulary=5000, items=3, picture_width=1).eval()
+    sequences = {"input_ids": np.array([[BOS, INT]] * 2), "lengths": np.array([2, 2])}
+    soft = np.zeros((2, network.width), np.float32)
+    write_graph(HistoryEncoder(network), Case("two", {**sequences, "soft": soft}), tmp_path / "g", outputs=["interest"])
+    sizes = [tuple(tensor.dims) for tensor in onnx.load(tmp_path / "g").graph.initializer]
+    assert (len(SPECIALS), network.width) in sizes
+    assert all(5000 not in dims for dims in sizes)
 
 
 @pytest.mark.parametrize("graph", [HISTORY_GRAPH, ITEM_GRAPH])

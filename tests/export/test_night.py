@@ -57,7 +57,10 @@ def test_the_summary_is_what_was_released(configuration: Configuration, capsys: 
     assert summary["release"]["live"] == release.release_id
     assert summary["landed"]["rows"]["users"] == 120
     assert len(summary["recommendations"]) == 3
-    assert all(user["attracted_by"] and user["interested_in"] for user in summary["recommendations"])
+    assert all(user["attracted_by"] for user in summary["recommendations"])
+    heard = [bool(user["last"]) for user in summary["recommendations"]]
+    assert [bool(user["interested_in"]) for user in summary["recommendations"]] == heard
+    assert set(heard) == {True, False}, "someone with a history, and someone without, who is said nothing of"
     assert {"karma", "dicer"} == set(summary["models"])
 
 

@@ -34,6 +34,13 @@ def test_rank_is_the_place_in_a_stable_sort(scores: np.ndarray, targets: np.ndar
         assert ranks[row] == order.index(target) + 1
 
 
+def test_what_is_not_a_number_stands_against_the_model() -> None:
+    nan, inf = math.nan, math.inf
+    scores = np.array([[nan] * 4, [1.0, 2.0, nan, 0.0], [nan, 2.0, 3.0, 0.0], [nan, -inf, -inf, nan]])
+    assert rank_of_target(scores, np.array([1, 1, 0, 2])).tolist() == [4, 2, 4, 4]
+    assert hit_rate(rank_of_target(np.full((3, 100), nan), np.array([5, 50, 99])), 50) == 0.0
+
+
 @given(SCORES, TARGETS, st.permutations(range(4)), st.integers(1, 7))
 @settings(max_examples=50, deadline=None)
 def test_metrics_are_bounded_and_blind_to_row_order(

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.training import LoopConfig, fit, learning_rate_share, step_generator
+from features.errors import ConfigurationError, TrainingDiverged
+from models.training import LoopConfig, fit, learning_rate_share, require_device, step_generator
 
 CONFIG = LoopConfig(steps=40, validate_every=10, learning_rate=0.05, patience=10)
 
@@ -90,8 +91,31 @@ def test_it_stops_when_validation_stops_improving_and_keeps_the_best() -> None:
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     net = nn.Linear(1, 1)
-    with pytest.raises(FloatingPointError, match="step 0"):
+    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 0: a lower learning_rate \(now"):
         fit(net, lambda step, g: net(torch.ones(1, 1)).sum() * float("nan"), lambda: 0.0, config=CONFIG, seed=0)
+
+
+def test_gradients_weights_and_validations_that_are_not_finite_are_errors() -> None:
+    net = nn.Linear(1, 1)
+    with pytest.raises(TrainingDiverged, match="gradients' norm is nan at step 0"):  # of a square root at 0
+        fit(net, lambda step, g: (net.weight * 0).sqrt().sum(), lambda: 0.0, config=CONFIG, seed=0)
+    assert torch.isfinite(net.weight).all()
+    one = LoopConfig(steps=1, learning_rate=1e37, warmup_steps=1, weight_decay=0.0, validate_every=1)
+    net.weight.data.fill_(3.4e38)
+    with pytest.raises(TrainingDiverged, match="weights are not finite at step 1"):
+        fit(net, lambda step, g: -net.weight.sum(), lambda: 0.0, config=one, seed=0)
+    net = nn.Linear(1, 1)
+    with pytest.raises(TrainingDiverged, match="validation is nan at step"):
+        fit(net, lambda step, g: net.weight.sum(), lambda: float("nan"), config=CONFIG, seed=0)
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    require_device("cpu")
+    if torch.cuda.is_available():
+        require_device("cuda")
+    else:
+        with pytest.raises(ConfigurationError, match="sees no CUDA device"):
+            require_device("cuda")
 
 
 def test_the_global_generator_is_left_as_it_was() -> None:

@@ -250,6 +250,14 @@ def tokenizer_of(text: str) -> Callable[[Path], None]:
     return write
 
 
+def described_by(**changed: object) -> Callable[[Path], None]:
+    def write(directory: Path) -> None:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | changed))
+
+    return write
+
+
 def not_utf8(directory: Path) -> None:
     (directory / "tokenizer.json").write_bytes(b"\xff\xfe{")
 
@@ -275,6 +283,14 @@ def merges_of_nothing(directory: Path) -> None:
         (wordpiece, "expected a byte-pair tokenizer, got 'WordLevel'"),
         (not_finite, r"expected finite weights, got NaN or infinity in model.layers.1.mlp.up_proj.weight"),
         (fewer_layers, r"expected no weights but those that config.json describes, model.layers.1.* are more"),
+        (described_by(hidden_size="big"), "cannot be used"),
+        (described_by(num_hidden_layers=-1), "cannot be used"),
+        (described_by(num_attention_heads=0), "cannot be used"),
+        (described_by(quantization_config={"quant_method": "gptq", "bits": 4}), r"got quantised ones \(gptq\)"),
+        (
+            described_by(use_sliding_window=True, sliding_window=4, max_window_layers=0, layer_types=None),
+            "expected layers that see all 58 positions, got a window of 4",
+        ),
         (tokenizer_of(""), "expected tokenizer.json to be .*; JSONDecodeError"),
         (tokenizer_of("PK\3\4"), "expected tokenizer.json to be .*; JSONDecodeError"),
         (tokenizer_of("{}"), "expected tokenizer.json to be .*; KeyError: 'model'"),
@@ -333,6 +349,13 @@ def looking_both_ways(forward: Callable[..., torch.Tensor]) -> Callable[..., tor
         return forward(*given, attention_mask=torch.ones_like(attention_mask), **options)
 
     return without_mask
+
+
+@pytest.mark.parametrize("modules", ["nope", "", "q_norm"])
+def test_layers_that_lora_cannot_correct_are_named(checkpoints: dict[str, Path], modules: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"lora_modules '{modules}'") as raised:
+        network(settings_of(checkpoints["qwen3"], adaptation="lora", lora_modules=modules))
+    assert "\n" not in str(raised.value)
 
 
 def test_too_few_positions_are_refused(checkpoints: dict[str, Path]) -> None:

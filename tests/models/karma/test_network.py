@@ -182,8 +182,32 @@ def test_half_precision_is_near_in_training_and_absent_from_what_is_measured() -
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("hidden", 30), ("sequence_tokens", 12), ("dropout", 1.5), ("lambda_generation", -1.0), ("batch", 1)],
+    [
+        ("hidden", 30),
+        ("hidden", 0),
+        ("heads", 0),
+        ("layers", 0),
+        ("embedding", 0),
+        ("sequence_tokens", 12),
+        ("query_tokens", 0),
+        ("decoded_positions", 0),
+        ("targets_per_user", 0),
+        ("validate_every", 0),
+        ("pretraining_batch", 0),
+        ("popularity_negatives", -1),
+        ("steps", -1),
+        ("compression_steps", -5),
+        ("lora_rank", 0),
+        ("dropout", 1.5),
+        ("lambda_generation", -1.0),
+        ("lambda_generation", float("nan")),
+        ("learning_rate", -1.0),
+        ("pretraining_learning_rate", 0.0),
+        ("weight_decay", -1.0),
+        ("batch", 1),
+        ("backbone", 300 * "n"),
+    ],
 )
-def test_impossible_settings_are_refused(setting: str, value: float) -> None:
+def test_impossible_settings_are_refused(setting: str, value: float | str) -> None:
     with pytest.raises(ValueError, match=setting):
-        replace(karma_tiny(), **{setting: value})
+        replace(karma_tiny(), **{setting: value})  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from features.errors import NothingToLearn
 from features.files import read_json
 from models.karma.batches import Sampler
 from models.karma.config import (
@@ -147,6 +148,16 @@ def test_every_named_configuration_trains_a_step(name: str) -> None:
 
 def test_the_picture_term_reaches_its_head() -> None:
     assert "painter" in gradients(replace(TINY, lambda_picture=0.5))
+
+
+def test_what_nothing_can_be_learned_from_is_said() -> None:
+    data = training_set()
+    one = {**data.train, "item_catalog": data.train["item_catalog"].slice(0, 1)}
+    with pytest.raises(NothingToLearn, match="at least 2 items to tell apart, got 1"):
+        train_karma(replace(data, train=one), karma_tiny(), seed=0)
+    silent = {**data.train, "user_history": data.train["user_history"].slice(0, 0)}
+    with pytest.raises(NothingToLearn, match="histories with events"):
+        train_karma(replace(data, train=silent), replace(karma_tiny(), pretraining_steps=0), seed=0)
 
 
 def test_objectives_add_up() -> None:

@@ -32,8 +32,6 @@ from models.training import Fit
 _WHOLE_MODELS = ("dicer", "dicer_plus")
 _GAT_CAP = 20  # its layers hold a row for each edge: 25 million edges of Ciao would take 6.5 GB a layer
 _TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    # The paper's dropout of 0.5 learns as much in three times the steps: models/LOG.md
-    ("paper", "dicer"): {"dropout": 0.2, "negatives": 4, "learning_rate": 0.01},
     # With the paper's dropout of 0.5 it is no better than popularity after 350 steps: models/LOG.md. A look at 600
     # users ranks 7 million pairs (on lastfm 10), which takes as long as 20 steps: 200 have to do.
     ("full", "dicer"): {

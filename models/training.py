@@ -102,7 +102,7 @@ def fit(
     if config.look_first and state.step == 0:
         network.eval()
         with torch.no_grad():
-            state.best_value = processes.decided(validate)
+            state.best_value = _validated(validate, state, config)
     remaining = range(state.step, config.steps)
     for step in tqdm(remaining, desc=label, initial=state.step, total=config.steps, disable=None, leave=False):
         if _out_of_patience(state, config):
@@ -223,14 +223,19 @@ class _Buffers:
             buffer.copy_(processes.average(total.double() / self.batches))
 
 
+def _validated(validate: Callable[[], float], state: _State, config: LoopConfig) -> float:
+    value = processes.decided(validate)
+    if not math.isfinite(value):
+        raise TrainingDiverged(_diverged(f"the validation is {value}", state.step, config))
+    return value
+
+
 def _look(network: nn.Module, validate: Callable[[], float], state: _State, loss: float, config: LoopConfig) -> None:
     network.eval()
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
         raise TrainingDiverged(_diverged("weights are not finite", state.step, config))
     with torch.no_grad():
-        value = processes.decided(validate)
-    if not math.isfinite(value):
-        raise TrainingDiverged(_diverged(f"the validation is {value}", state.step, config))
+        value = _validated(validate, state, config)
     state.history.append((state.step, loss, value))
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 
 DATED, UNDATED, TRUST = "rating_with_timestamp.mat", "rating.mat", "trustnetwork.mat"
-_RATING_COLUMNS = ("user", "item", "category", "rating", "helpfulness", "time point")
+RATING_COLUMNS = ("user", "item", "category", "rating", "helpfulness", "time point")
 TRUST_COLUMNS = ("user", "trusted user")
 _TRUST_VARIABLES = ("trustnetwork", "trust")  # the second in copies of the file
 _FIRST_TIME_POINT = 959_670_000  # 2000-05-30 07:00 UTC, of the earliest rating
@@ -95,7 +95,7 @@ class CiaoSource:
 
     @cached_property
     def _ratings(self) -> Ints:
-        return read_matrix(self.ratings, ("rating",), _RATING_COLUMNS if self.dated else _RATING_COLUMNS[:-1])
+        return read_matrix(self.ratings, ("rating",), RATING_COLUMNS if self.dated else RATING_COLUMNS[:-1])
 
     @cached_property
     def _trusts(self) -> Ints:

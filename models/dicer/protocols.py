@@ -22,7 +22,7 @@ import numpy as np
 
 from features.errors import ConfigurationError, MissingInput
 from features.social_alignment import Alignment, social_alignment
-from features.sources.ciao import TRUST_COLUMNS
+from features.sources.ciao import RATING_COLUMNS, TRUST_COLUMNS
 from features.sources.matlab import read_matrix
 from models.dicer.evaluation import Evaluation, HeldOut, Scorers, evaluate_full, evaluate_sampled, truth_of
 from models.dicer.graphs import Graphs, Indices, Lists
@@ -153,7 +153,7 @@ class Protocol:
 
 def paper(data: Path, seed: int) -> Split:
     """Ciao, 80/10/10, 1,000 sampled items. Raises MissingInput without its files."""
-    ratings = read_matrix(_present(data / "ciao" / "rating.mat"), ("rating",), ("user", "item"), more=True)
+    ratings = read_matrix(_present(data / "ciao" / "rating.mat"), ("rating",), RATING_COLUMNS[:2], more=True)
     trust = read_matrix(_present(data / "ciao" / "trustnetwork.mat"), ("trustnetwork",), TRUST_COLUMNS)
     pairs, friends, users, items = _numbered(ratings, trust)
     generator = np.random.default_rng([seed, 0])

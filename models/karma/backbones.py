@@ -32,6 +32,12 @@ UNWRITABLE = "\0"
 """Goes before a control token's name in the vocabulary: texts lose their control characters before they are encoded."""
 
 
+# What transformers says it by that there is no such model, that files are damaged, or that code would have to run,
+_NOT_THERE = (OSError, ValueError, RuntimeError, SafetensorError)
+# and that config.json needs another package, or holds what no model can have.
+_NOT_POSSIBLE = (ImportError, ArithmeticError, TypeError, StrictDataclassError)
+
+
 class PretrainedLanguageModel(nn.Module):
     """A pre-trained decoder with KARMA's special tokens before its vocabulary; called as transformers' own decoders."""
 
@@ -241,12 +247,7 @@ def explained(name: str) -> Iterator[None]:
     """Turn what transformers raises about the backbone `name` into a ConfigurationError."""
     try:
         yield
-    except (
-        *(OSError, ValueError, RuntimeError, SafetensorError),
-        *(ImportError, ArithmeticError, TypeError, StrictDataclassError),
-    ) as error:
-        # transformers says by the first that it finds no such model, that files are damaged, or that code would have to
-        # run, and by the others that config.json needs another package, or holds what no model can have
+    except (*_NOT_THERE, *_NOT_POSSIBLE) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigurationError(
             f"backbone {name!r} cannot be used: expected a directory or a hub id with {NEEDED}, "

@@ -138,20 +138,25 @@ class Shown:
     items: Ints  # [rows, 1 + negatives], the target first
     base: Floats  # [rows * (1 + negatives), 7]
 
-    def part(self, start: int, count: int) -> Shown:
-        """So many of the rows, from `start` on."""
-        part, width = slice(start, start + count), self.items.shape[1]
-        return Shown(self.rows[part], self.items[part], self.base[start * width : (start + count) * width])
+    def with_score(self, stage: Stage) -> Floats:
+        """The base features and z . e [rows * (1 + negatives), 8]."""
+        return np.hstack([self.base, affinity(stage, self.rows, self.items)])
 
-    def inputs(self, stage: Stage) -> dict[str, Floats]:
-        """The features of each ranker by its name."""
-        score = affinity(stage, self.rows, self.items)
-        vectors = np.repeat(stage.interests[self.rows], self.items.shape[1], axis=0)
-        return {
-            "base": self.base,
-            "with_score": np.hstack([self.base, score]),
-            "with_z": np.hstack([self.base, score, vectors]),
-        }
+    def with_z(self, stage: Stage) -> Floats:
+        """The base features, z . e and z [rows * (1 + negatives), 8 + d]."""
+        return np.hstack([self.with_score(stage), np.repeat(stage.interests[self.rows], self.items.shape[1], axis=0)])
+
+    @property
+    def clicked(self) -> Ints:
+        """1 for each target, 0 for what was shown beside it [rows * (1 + negatives)]."""
+        clicked = np.zeros(self.items.shape, np.int64)
+        clicked[:, 0] = 1
+        return clicked.ravel()
+
+    def scored(self, ranker: HistGradientBoostingClassifier, values: Floats) -> Floats:
+        """What a ranker makes of these impressions by their features `values` [rows, 1 + negatives]."""
+        scores: Floats = ranker.decision_function(values).reshape(self.items.shape)
+        return scores
 
 
 def grouped_auc(scores: Floats) -> Floats:
@@ -175,11 +180,14 @@ def auc(scores: Floats, weights: Floats) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """What rankers learn from and are judged on: of no model, so that all of them get the same."""
+    """What rankers learn from and are judged on, and the one without an embedding: all models are held against it."""
 
     learned: Shown
     judged: Shown
     pre_ranked: Shown
+    base_scores: Floats  # of `judged`
+    base_kept: NDArray[np.bool_]  # of `pre_ranked`: target within the kept
+    seed: int  # of every ranker
 
 
 def contest_of(learned: Known, judged: Known, *, seed: int, positions: int, pre_ranked: int) -> Contest:
@@ -187,11 +195,12 @@ def contest_of(learned: Known, judged: Known, *, seed: int, positions: int, pre_
     rng = np.random.default_rng(seed)
     some, others = (_some(len(known.positions), positions, rng) for known in (learned, judged))
     room = min(PRE_RANKED, len(judged.catalogue) // 2) - 1
-    return Contest(
-        _shown(learned, some, count=NEGATIVES, seed=seed),
-        _shown(judged, others, count=NEGATIVES, seed=seed),
-        _shown(judged, others[:pre_ranked], count=room, seed=seed + 1),
-    )
+    given = _shown(learned, some, count=NEGATIVES, seed=seed)
+    tested = _shown(judged, others, count=NEGATIVES, seed=seed)
+    candidates = _shown(judged, others[:pre_ranked], count=room, seed=seed + 1)
+    base = _ranker(seed).fit(given.base, given.clicked)
+    scores, kept = tested.scored(base, tested.base), _kept(candidates.scored(base, candidates.base))
+    return Contest(given, tested, candidates, scores, kept, seed)
 
 
 def _shown(known: Known, rows: Ints, *, count: int, seed: int) -> Shown:
@@ -214,32 +223,28 @@ class Judged:
     user: Ints  # [rows]
 
 
-def judge_rankers(contest: Contest, learned: Stage, judged: Stage, *, seed: int) -> Judged:
+def judge_rankers(contest: Contest, learned: Stage, judged: Stage) -> Judged:
     """Fit the rankers on one window as a model sees it, score the other."""
     given, tested, candidates = contest.learned, contest.judged, contest.pre_ranked
-    clicked = np.zeros(given.items.shape, np.int64)
-    clicked[:, 0] = 1
-    rankers = {name: _ranker(seed).fit(values, clicked.ravel()) for name, values in given.inputs(learned).items()}
+    by_score = _ranker(contest.seed).fit(given.with_score(learned), given.clicked)
+    by_z = _ranker(contest.seed).fit(given.with_z(learned), given.clicked)
     scores = {
-        name: _scored(rankers[name], values).reshape(tested.items.shape)
-        for name, values in tested.inputs(judged).items()
+        "base": contest.base_scores,
+        "with_score": tested.scored(by_score, tested.with_score(judged)),
+        "with_z": tested.scored(by_z, tested.with_z(judged)),
     }
-    kept = {name: np.empty(len(candidates.rows), np.bool_) for name in ("base", "with_score")}
-    for start in range(0, len(candidates.rows), 100):  # a hundred lines at a time: each is hundreds of rows
-        block = candidates.part(start, 100)
-        wide = block.inputs(judged)
-        for name, hits in kept.items():
-            ranked = _scored(rankers[name], wide[name]).reshape(block.items.shape)
-            hits[start : start + 100] = (ranked[:, 1:] >= ranked[:, :1]).sum(axis=1) < PRE_KEPT
-    return Judged(scores, kept, candidates.rows, judged.positions.user[tested.rows])
+    kept = _kept(candidates.scored(by_score, candidates.with_score(judged)))
+    pre_ranked = {"base": contest.base_kept, "with_score": kept}
+    return Judged(scores, pre_ranked, candidates.rows, judged.positions.user[tested.rows])
+
+
+def _kept(scores: Floats) -> NDArray[np.bool_]:
+    """Whether each line's target is among its PRE_KEPT first, ties before it."""
+    kept: NDArray[np.bool_] = (scores[:, 1:] >= scores[:, :1]).sum(axis=1) < PRE_KEPT
+    return kept
 
 
 def _ranker(seed: int) -> HistGradientBoostingClassifier:
     return HistGradientBoostingClassifier(
         max_iter=150, learning_rate=0.1, max_leaf_nodes=31, l2_regularization=1.0, random_state=seed
     )
-
-
-def _scored(ranker: HistGradientBoostingClassifier, values: Floats) -> Floats:
-    scores: Floats = ranker.decision_function(values)
-    return scores

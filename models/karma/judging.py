@@ -282,7 +282,7 @@ def _downstream(contest: Contest, learned: Stage, judged: Stage) -> tuple[dict[s
 
     Replicate b draws the same users whatever the model and its seed, so that runs can be averaged one by one.
     """
-    result = judge_rankers(contest, learned, judged, seed=_SEED)
+    result = judge_rankers(contest, learned, judged)
     lines = len(result.user)
     told: dict[str, Any] = {
         "auc": {name: auc(scores, np.ones(lines)) for name, scores in result.auc_scores.items()},

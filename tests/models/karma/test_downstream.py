@@ -103,12 +103,12 @@ def test_a_ranker_gains_from_an_embedding_that_knows_and_not_from_noise(stage: S
     contest = contest_of(stage, stage, seed=0, positions=200, pre_ranked=50)
 
     def gain(given: Stage) -> float:
-        judged = judge_rankers(contest, given, given, seed=0)
+        judged = judge_rankers(contest, given, given)
         everyone = np.ones(len(judged.user))
         return auc(judged.auc_scores["with_score"], everyone) - auc(judged.auc_scores["base"], everyone)
 
     knowing = replace(stage, interests=stage.embeddings[stage.positions.targets.items])
-    judged = judge_rankers(contest, knowing, knowing, seed=0)
+    judged = judge_rankers(contest, knowing, knowing)
     assert judged.pre_ranked["with_score"].mean() >= judged.pre_ranked["base"].mean()
     assert len(judged.pre_rows) == 50
     assert gain(knowing) > gain(stage)

@@ -73,7 +73,7 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor, soft: Tensor | None = None) -> Tensor:
         """[B, S], [B], and [R, H] where histories are soft tokens -> [B, d]."""
-        return self.network.encode_history(input_ids, lengths, soft, None if soft is None else self.marks)
+        return self.network.encode_history(input_ids, lengths, soft, self.marks)
 
 
 class ItemEncoder(nn.Module):

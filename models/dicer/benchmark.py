@@ -31,7 +31,7 @@ from models.training import Fit
 
 _WHOLE_MODELS = ("dicer", "dicer_plus")
 _GAT_CAP = 20  # its layers hold a row for each edge: 25 million edges of Ciao would take 6.5 GB a layer
-# Against the paper's dropout of 0.5, by the validation part: as good on `paper` in 40 % fewer steps, and on `full` better
+# Against the paper's dropout of 0.5, by the validation part: better on `paper` in 40 % fewer steps, on `full` better
 # than popularity, which 0.5 is not after 350 steps; on `lastfm` worse. The figures are in models/LOG.md.
 _LESS_DROPOUT = {"dropout": 0.2, "negatives": 4, "learning_rate": 0.01}
 _TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {

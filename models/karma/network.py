@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +19,7 @@ from models.karma.backbones import PretrainedLanguageModel, language_model, outp
 from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
 from models.karma.last_layer import is_known, states_at
-from models.karma.parts import in_order, parts_by_length
+from models.karma.parts import WHOLE, Part, in_order, parts_by_length
 from models.karma.text import PAD
 
 MAX_SCALE = 100.0
@@ -76,11 +77,6 @@ class Karma(nn.Module):
         return self.log_scale.device
 
     @property
-    def _reads_whole(self) -> bool:
-        """Whether a batch is read at once: what is measured or exported, and on a GPU, which wants large products."""
-        return not self.training or self.device.type != "cpu"
-
-    @property
     def scale(self) -> Tensor:
         """Inverse temperature, at most `MAX_SCALE`."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
@@ -135,9 +131,7 @@ class Karma(nn.Module):
 
     def read_items(self, token_ids: Tensor, lengths: Tensor, picture: Tensor, has_picture: Tensor) -> Tensor:
         """States [B, K, H] at the K tokens that close each text; also of queries, which have no picture."""
-        if self._reads_whole:
-            return self._read_items(token_ids, lengths, picture, has_picture)
-        parts = parts_by_length(lengths, beside=1)
+        parts = self._parts(lengths, beside=1)
         read = [
             self._read_items(token_ids[rows, :width], lengths[rows], picture[rows], has_picture[rows])
             for rows, width in parts
@@ -185,13 +179,9 @@ class Karma(nn.Module):
 
         While it trains, states at padding may be zeros.
         """
-        if self._reads_whole:
-            return self._read_history(input_ids, soft)
-        length = input_ids.shape[1]
-        parts = parts_by_length((input_ids != PAD).sum(dim=1))
-        return in_order(
-            [_widened(self._read_history(input_ids[rows, :width], soft), length) for rows, width in parts], parts
-        )
+        length, parts = input_ids.shape[1], self._parts((input_ids != PAD).sum(dim=1))
+        read = [self._read_history(input_ids[rows, :width], soft) for rows, width in parts]
+        return in_order([_widened(states, length) for states in read], parts)
 
     def _read_history(self, input_ids: Tensor, soft: Tensor | None) -> Tensor:
         return self.read(self.embed_history(input_ids, soft), *causal(input_ids.shape[1], input_ids))
@@ -204,10 +194,8 @@ class Karma(nn.Module):
         Segment g of `segments` [B, G, T] continues its history after position `at` [B, G]: it sees the history up to
         there, and itself. While it trains, states at a history's padding may be zeros.
         """
-        if self._reads_whole:
-            return self._read_with_segments(input_ids, at, segments, soft)
-        length = input_ids.shape[1]
-        parts = parts_by_length((input_ids != PAD).sum(dim=1), beside=segments[0].numel())
+        beside = segments.shape[1] * segments.shape[2]
+        length, parts = input_ids.shape[1], self._parts((input_ids != PAD).sum(dim=1), beside=beside)
         read = [
             self._read_with_segments(input_ids[rows, :width], at[rows], segments[rows], soft) for rows, width in parts
         ]
@@ -235,12 +223,9 @@ class Karma(nn.Module):
 
         While it trains, states at padding may be zeros.
         """
-        if self._reads_whole:
-            return self._expand(soft, segments)
-        length = segments.shape[1]
-        parts = parts_by_length((segments != PAD).sum(dim=1), beside=soft.shape[1])
-        read = [_widened(self._expand(soft[rows], segments[rows, :width]), length) for rows, width in parts]
-        return in_order(read, parts)
+        length, parts = segments.shape[1], self._parts((segments != PAD).sum(dim=1), beside=soft.shape[1])
+        read = [self._expand(soft[rows], segments[rows, :width]) for rows, width in parts]
+        return in_order([_widened(states, length) for states in read], parts)
 
     def _expand(self, soft: Tensor, segments: Tensor) -> Tensor:
         embeddings = torch.cat([soft, self.embed(segments)], dim=1)
@@ -250,6 +235,12 @@ class Karma(nn.Module):
     def decoding_vocabulary(self) -> Tensor:
         """[V, H]: output layer of the model that `reconstruct` uses."""
         return output_layer(self.backbone if self.decoder is None else self.decoder)
+
+    def _parts(self, lengths: Tensor, *, beside: int = 0) -> Sequence[Part]:
+        """A batch in parts where it trains on a CPU; what is measured or exported, or on a GPU, is read at once."""
+        if self.training and self.device.type == "cpu":
+            return parts_by_length(lengths, beside=beside)
+        return [WHOLE]
 
     def _read(self, model: nn.Module, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         # A mask of four axes is taken as it is, by every family: the library builds none of its own. Half precision is

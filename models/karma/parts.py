@@ -13,11 +13,14 @@ from torch import Tensor
 PART_TOKENS = 2048
 """Tokens of a part, padding included: with 4,096 a step takes longer, with 1,024 as long or longer."""
 
-Part = tuple[Tensor, int]
-"""Rows of the batch [n], and how many tokens the longest of them has."""
+Part = tuple[Tensor | slice, int | None]
+"""Rows of the batch [n], and how many tokens the longest of them has, as an index and the end of a slice."""
+
+WHOLE: Part = (slice(None), None)
+"""Every row with all its tokens."""
 
 
-def parts_by_length(lengths: Tensor, *, beside: int = 0) -> list[Part]:
+def parts_by_length(lengths: Tensor, *, beside: int = 0) -> list[tuple[Tensor, int]]:
     """Every row of a batch once, the longest first: rows of `lengths` [B] tokens, each read with `beside` more.
 
     A batch that fits into one part is one, in its own order.
@@ -38,4 +41,7 @@ def parts_by_length(lengths: Tensor, *, beside: int = 0) -> list[Part]:
 
 def in_order(read: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
     """What was read of every part, [n, ...] each, as rows of the batch [B, ...]."""
-    return torch.cat(list(read))[torch.argsort(torch.cat([rows for rows, _ in parts]))]
+    if len(parts) == 1:  # which is in the batch's order
+        return read[0]
+    order = torch.cat([rows for rows, _ in parts if isinstance(rows, Tensor)])
+    return torch.cat(list(read))[torch.argsort(order)]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from features.social_alignment import require_alignment, social_alignment
+from features.sources.ciao import RATING_COLUMNS, TRUST_COLUMNS
+from features.sources.matlab import read_matrix
 
 CIAO = Path(__file__).resolve().parents[2] / "shared" / "data" / "ciao"
 CORE = 5
@@ -31,12 +32,13 @@ class Core:
 def five_core(data: Path, *, seed: int) -> Core:
     """The 5-core of the files in `data`, or where they are absent one of lists whose lengths are as skewed.
 
-    Raises SocialMisalignment if the files' relations are of other people than their ratings.
+    Raises ConfigurationError if the files cannot be read, SocialMisalignment if their relations are of other people
+    than their ratings.
     """
     read = (data / "rating.mat").is_file()
     if read:
-        pairs = loadmat(data / "rating.mat")["rating"][:, :2].astype(np.int64)
-        friends = loadmat(data / "trustnetwork.mat")["trustnetwork"].astype(np.int64)
+        pairs = read_matrix(data / "rating.mat", ("rating",), RATING_COLUMNS[:2], more=True)
+        friends = read_matrix(data / "trustnetwork.mat", ("trustnetwork",), TRUST_COLUMNS)
         name = f"Ciao, {CORE}-core of {data}"
     else:
         generator = np.random.default_rng(seed)

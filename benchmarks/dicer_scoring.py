@@ -108,7 +108,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int, default=0, help="rank all unseen items for all users instead")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.users < 1 or options.friends < 0:
+        parser.error("expected at least one user and no fewer than 0 friends")
+    return options
 
 
 def _bench(world: str, graphs: Graphs, options: argparse.Namespace, folder: Path) -> Bench:
@@ -181,6 +184,8 @@ def _exactly(graphs: Graphs, users: Indices, count: int, generator: np.random.Ge
     for user in users:
         own = generator.permutation(heard.of(user))
         others = generator.permutation(np.setdiff1d(speaking, [*own, user]))
+        if len(own) + len(others) < count:
+            raise SystemExit(f"--friends {count}: user {user} can have at most {len(own) + len(others)} of this world")
         lists.append(np.sort(np.concatenate([own, others])[:count]))
     lengths = np.zeros(graphs.users, np.int64)
     lengths[users] = [len(listed) for listed in lists]

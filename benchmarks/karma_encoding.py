@@ -14,8 +14,8 @@ the median over the turns. CPU time counts all threads; `--seconds` of wall time
 those of the network's definition over real tokens, 2 for each weight of a layer and 4·H for each pair of positions that
 attention looks at; the peak is that of torch's product of matrices on one core.
 
-The reference of each kind of history is its usual way: `min_cosine` is over its users, `overlap_at_100` over their
-lists.
+The reference of each kind of history is its usual way: `min_cosine_fp32` is over the users that both encode,
+`overlap_at_100` over their lists; above the paths the cosine is the smaller one of the ways in float32.
 `ratio_vs_usual` is of users in a second of CPU, against the usual way over words whatever a way's histories are made
 of; above the paths it is that of `night`. `ratio_vs_usual_same_history` is against the usual way of its own kind.
 """
@@ -298,17 +298,16 @@ def _compare(benches: Mapping[str, Bench], options: argparse.Namespace) -> dict[
             "ratio_vs_usual": _ratio(ways, cpu, name, "usual tokens"),
             "ratio_vs_usual_same_history": _ratio(ways, cpu, name, f"usual {kind}"),
         }
-        paths[name] = {**users, **ratios, **_work(benches[kind], way, cpu[name], peak)}
+        agreement = _agreement(ways[f"usual {kind}"].items, vectors[f"usual {kind}"], way.items, vectors[name])
+        paths[name] = {**users, **ratios, **agreement, **_work(benches[kind], way, cpu[name], peak)}
         if name in item_rates:
-            reference = ways[f"usual {kind}"]
-            agreement = _agreement(reference.items, vectors[f"usual {kind}"], way.items, vectors[name])
-            paths[name] |= {"items_per_cpu_second": item_rates[name], **agreement}
+            paths[name]["items_per_cpu_second"] = item_rates[name]
     night = f"onnx fp32 {options.history}"
     return {
         "night": night,
         "ratio_vs_usual": paths[night]["ratio_vs_usual"],
         "ratio_vs_usual_same_history": paths[night]["ratio_vs_usual_same_history"],
-        "min_cosine_fp32": min(paths[f"onnx fp32 {kind}"]["min_cosine"] for kind in benches),
+        "min_cosine_fp32": min(paths[f"onnx fp32 {kind}"]["min_cosine_fp32"] for kind in benches),
         "overlap_at_100": paths[night]["overlap_at_100"],
         "peak_gflops": peak / 1e9,
         "paths": paths,
@@ -360,7 +359,7 @@ def _agreement(items: Vectors, users: Vectors, other_items: Vectors, other_users
     """Of the users that the reference encoded, the first ones of all."""
     same = other_users[: len(users)]
     return {
-        "min_cosine": float((users * same).sum(axis=1).min()),
+        "min_cosine_fp32": float((users * same).sum(axis=1).min()),
         "overlap_at_100": list_overlap(items, users, other_items, same),
     }
 

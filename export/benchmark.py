@@ -23,6 +23,8 @@ _SEED = click.option("--seed", "only_seeds", type=click.IntRange(0), multiple=Tr
 _JOBS = click.option("--jobs", type=click.IntRange(1), default=1, help="Processes, which share the runs and the cores.")
 _NO_PAGE = click.option("--no-page", is_flag=True, hidden=True, help="The process that started this writes the page.")
 _USUAL_SEEDS = 3
+_MARKET_SIZE = 6000  # users, and items
+_RESULTS = Path("docs/results")
 
 
 @click.group()
@@ -38,7 +40,7 @@ def benchmark() -> None:
 @click.option(
     "--data", type=click.Path(path_type=Path), default=Path("../shared/data"), help="Folder of the data sets."
 )
-@click.option("--results", type=click.Path(path_type=Path), default=Path("docs/results"), help="Where results go.")
+@click.option("--results", type=click.Path(path_type=Path), default=_RESULTS, help="Where results go.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".attractor/benchmark"), help="Unfinished runs.")
 @click.option("--similar-cap", type=click.IntRange(1), default=None, help="Most similar nodes heard; all by default.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where models train.")
@@ -90,12 +92,14 @@ def benchmark_dicer(
 @_SEEDS
 @_SEED
 @click.option("--arms", default=None, help="Names with commas; by default all arms and baselines.")
-@click.option("--users", type=click.IntRange(100), default=6000, help="Of the synthetic market.")
-@click.option("--items", type=click.IntRange(100), default=6000, help="Of the synthetic market.")
+@click.option("--users", type=click.IntRange(100), default=None, help="Of the synthetic market; 6,000 by default.")
+@click.option("--items", type=click.IntRange(100), default=None, help="Of the synthetic market; 6,000 by default.")
+@click.option("--backbone", default=None, help="The arms' language model: a directory or a hub id; else the built-in.")
+@click.option("--adaptation", type=click.Choice(["full", "lora", "frozen"]), default=None, help="What of it learns.")
 @click.option(
     "--data-folder", type=click.Path(path_type=Path), default=Path("../shared/data"), help="Folder of the data sets."
 )
-@click.option("--results", type=click.Path(path_type=Path), default=Path("docs/results"), help="Where results go.")
+@click.option("--results", type=click.Path(path_type=Path), default=_RESULTS, help="Where results go.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path(".attractor/benchmark"), help="Unfinished runs.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where KARMA's arms train.")
 @_JOBS
@@ -106,8 +110,10 @@ def benchmark_karma(
     seeds: int | None,
     only_seeds: tuple[int, ...],
     arms: str | None,
-    users: int,
-    items: int,
+    users: int | None,
+    items: int | None,
+    backbone: str | None,
+    adaptation: Literal["full", "lora", "frozen"] | None,
     data_folder: Path,
     results: Path,
     work: Path,
@@ -120,6 +126,7 @@ def benchmark_karma(
 
     With several jobs every process holds its own copy of the data and of what it trains.
     """
+    from export.karma_settings import name_of
     from models.karma import benchmark as runs
     from models.karma.results_page import write_page
 
@@ -128,10 +135,12 @@ def benchmark_karma(
     if page_only == (data is not None):
         raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
     if data is not None:
-        settings = replace(runs.SETTINGS[data], device=device)
+        _require_sense(data, sizes=(users, items), backbone=backbone, adaptation=adaptation, results=results)
+        settings = replace(runs.SETTINGS[data], device=device, adaptation=adaptation or "full")
+        settings = replace(settings, backbone=name_of(backbone) if backbone else "")
         known = runs.arms(settings)
         work = work / "karma"
-        sizes = {"users": users, "items": items}
+        sizes = {"users": users or _MARKET_SIZE, "items": items or _MARKET_SIZE}
         source = {"kind": data} | (sizes if data == "synthetic" else {"path": str(_lastfm(data_folder))})
         configuration = _configuration(source, work / data / "landed")
         chosen, chosen_seeds = {name: known[name] for name in _names(arms, known) or known}, _seeds(seeds, only_seeds)
@@ -150,6 +159,18 @@ def benchmark_karma(
         click.echo(f"wrote {page}")
 
 
+def _require_sense(
+    data: str, *, sizes: tuple[int | None, int | None], backbone: str | None, adaptation: str | None, results: Path
+) -> None:
+    """Raise UsageError for options that would be ignored, or would mix what must be kept apart."""
+    if data != "synthetic" and any(sizes):
+        raise click.UsageError(f"--users and --items are of the synthetic market, not of {data}")
+    if adaptation and not backbone:
+        raise click.UsageError("--adaptation goes with --backbone: all of the built-in language model learns")
+    if backbone and results == _RESULTS:
+        raise click.UsageError(f"--backbone needs --results: those in {_RESULTS} are of the built-in language model")
+
+
 def _page_writer(write: Callable[[Path, Path], None], files: Path, page: Path, *, no_page: bool) -> Callable[[], None]:
     """What writes the page of the results in `files`; it does nothing with `no_page`."""
     return (lambda: None) if no_page else partial(write, files, page)
@@ -165,7 +186,7 @@ def _run(here: Callable[..., None], shares: Sequence[Share], *, jobs: int, writt
 
 def _names(arms: str | None, known: Mapping[str, Any]) -> list[str]:
     """The arms that are asked for, once each; none if none are named. Raises UsageError for one that is not known."""
-    names = list(dict.fromkeys(arms.split(","))) if arms else []
+    names = [] if arms is None else list(dict.fromkeys(arms.split(",")))
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"--arms: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     return names

@@ -21,6 +21,7 @@ from features.files import replacing_file
 from models.karma.text import Catalogue
 
 KEY_BYTES = 16
+_CHECK = b"sha256"  # in a batch's metadata: of its rows
 
 log = logging.getLogger(__name__)
 
@@ -70,19 +71,35 @@ def item_cache(artifact: Artifact, encoder: Encoder) -> Iterator[ItemCache]:
 
 
 def _stored(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """The rows of an earlier night; None if there are none, or the file is not what an earlier night wrote."""
+    """The rows of an earlier night; None if there are none, or the file is not what an earlier night wrote.
+
+    They are read through once; memory holds what is asked for.
+    """
     if not path.is_file():
         return None
+    batches = []
     try:
-        stored = pa.ipc.open_file(pa.memory_map(str(path))).read_all()  # stays on disk until a row is asked for
-        stored.validate(full=True)
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))  # stays on disk until a row is asked for
+        for number in range(reader.num_record_batches):
+            batch, marks = reader.get_batch_with_custom_metadata(number)
+            batch.validate(full=True)
+            if any(column.null_count for column in batch.columns) or (marks or {}).get(_CHECK) != _check(batch):
+                raise pa.ArrowInvalid(f"batch {number} is not what was written")
+            batches.append(batch)
     except (OSError, pa.ArrowException) as error:
         log.warning("%s cannot be read and is made anew: %s", path, error)
         return None
-    if not stored.schema.equals(schema, check_metadata=True):
+    if not reader.schema.equals(schema, check_metadata=True):
         log.warning("%s holds vectors of another artifact and is made anew", path)
         return None
-    return stored
+    return pa.Table.from_batches(batches, schema)
+
+
+def _check(batch: pa.RecordBatch) -> bytes:
+    """SHA-256 of the rows of a batch: a night re-uses only what a night wrote, bit for bit."""
+    found = hashlib.sha256(b"".join(batch["key"].to_pylist()))
+    found.update(np.ascontiguousarray(batch["vectors"].flatten().to_numpy()).data)
+    return found.hexdigest().encode()
 
 
 class ItemCache:
@@ -129,7 +146,8 @@ class ItemCache:
             pa.array([keys[row] for row in fresh], self._schema.field("key").type),
             pa.FixedSizeListArray.from_arrays(pa.array(block), type=self._schema.field("vectors").type),
         ]
-        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        batch = pa.record_batch(columns, schema=self._schema)
+        self._writer.write_batch(batch, custom_metadata={_CHECK: _check(batch)})
 
 
 def _stacked(first: ItemVectors, second: ItemVectors) -> ItemVectors:

@@ -43,12 +43,16 @@ def karma_config(configuration: Configuration) -> KarmaConfig:
     return replace(karma, backbone=str(beside.resolve())) if karma.backbone and beside.is_dir() else karma
 
 
+def name_of(backbone: str) -> str:
+    """A backbone as commands name it, found from anywhere: the full path of a directory seen from here, or a hub id."""
+    return str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
+
+
 def with_backbone(configuration: Configuration, backbone: str | None) -> Configuration:
     """The configuration with another backbone, a directory seen from here or an id on the hub; None changes nothing."""
     if backbone is None:
         return configuration
-    name = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
-    karma = {**configuration.sections.get("karma", {}), "backbone": name}
+    karma = {**configuration.sections.get("karma", {}), "backbone": name_of(backbone)}
     return replace(configuration, sections={**configuration.sections, "karma": karma})
 
 

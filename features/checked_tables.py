@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -158,9 +159,10 @@ def _learn_lengths(table: Table, batch: pa.RecordBatch, lengths: dict[str, int])
     before = len(lengths)
     for column in table.columns:
         if column.type == VECTOR and column.name not in lengths:
-            vectors = batch.column(column.name).drop_null()
-            if len(vectors):
-                lengths[column.name] = len(vectors[0])
+            known = pc.list_value_length(batch.column(column.name)).drop_null()
+            known = known.filter(pc.greater(known, 0))  # an empty one breaks a rule of its own
+            if len(known):
+                lengths[column.name] = known[0].as_py()
     return len(lengths) > before
 
 

@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_SHOWN = 200  # characters of what stood there: a message is one line
+
 
 class AttractorError(Exception):
     """Base of every error below; the command line turns it into one line and exit code 1."""
@@ -47,7 +49,12 @@ class ContractViolation(AttractorError):
         self.table, self.column, self.rule, self.row, self.value = table, column, rule, row, value
         where = f"row {row}" if row is not None else "all rows"
         found = "; the row: " + ", ".join(f"{name} {text}" for name, text in record.items()) if record else ""
-        super().__init__(f"table {table!r}, column {column!r}, {where}: expected {rule}, got {value!r}{found}")
+        super().__init__(f"table {table!r}, column {column!r}, {where}: expected {rule}, got {_shown(value)}{found}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
 
 
 class SocialMisalignment(AttractorError):

@@ -129,6 +129,7 @@ def _rules(column: Column, known: KnownIds, lengths: VectorLengths) -> list[tupl
     if pa.types.is_list(column.type):
         rules.append(("no null within the list", lambda lists: lists.list.drop_nulls().list.len() == lists.list.len()))
     if column.type == VECTOR:
+        rules.append(("at least one number, or null for no vector", lambda lists: lists.list.len() > 0))
         rules.append(("finite numbers", lambda lists: lists.list.eval(pl.element().is_finite()).list.all()))
     if column.name in lengths:
         length = lengths[column.name]

@@ -89,13 +89,15 @@ class CiaoSource:
         ratings = self._ratings
         if not self.dated:
             log.warning("%s has no time points: every rating is dated 2000-05-30", self.ratings)
-        seconds = ratings[:, 5] if self.dated else np.full(len(ratings), _FIRST_TIME_POINT)
+        seconds = ratings[:, 3] if self.dated else np.full(len(ratings), _FIRST_TIME_POINT)
         times = pa.array(seconds).cast(pa.timestamp("s", tz="UTC"))
         return pa.table({"user_id": ratings[:, 0], "item_id": ratings[:, 1], "event_at": times})
 
     @cached_property
     def _ratings(self) -> Ints:
-        return read_matrix(self.ratings, ("rating",), RATING_COLUMNS if self.dated else RATING_COLUMNS[:-1])
+        """User, item, category and, where it is known, time point of each."""
+        columns = RATING_COLUMNS if self.dated else RATING_COLUMNS[:-1]
+        return read_matrix(self.ratings, ("rating",), columns, unread=("rating", "helpfulness"), more=not self.dated)
 
     @cached_property
     def _trusts(self) -> Ints:

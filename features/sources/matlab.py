@@ -23,15 +23,21 @@ _REFUSED = 3
 
 
 def read_matrix(
-    path: Path, variables: Sequence[str], columns: Sequence[str], *, more: bool = False
+    path: Path,
+    variables: Sequence[str],
+    columns: Sequence[str],
+    *,
+    unread: Sequence[str] = (),
+    more: bool = False,
 ) -> NDArray[np.int64]:
-    """The one of `variables` that the file holds, as whole numbers [rows, columns]; `more` columns may follow, unread.
+    """The one of `variables` that the file holds, as whole numbers [rows, columns read].
 
-    Raises ConfigurationError naming the file and what was expected.
+    Those of `columns` that are `unread`, and with `more` any that follow, may hold what they like. Raises
+    ConfigurationError naming the file and what was expected.
     """
     from features.errors import ConfigurationError  # the child runs this file by itself
 
-    command = [sys.executable, "-I", __file__, str(path), ",".join(variables), ",".join(columns)]
+    command = [sys.executable, "-I", __file__, str(path), *map(",".join, (variables, columns, unread))]
     command += ["more"] if more else []
     try:
         done = subprocess.run(command, capture_output=True, timeout=READ_SECONDS)
@@ -47,7 +53,7 @@ def read_matrix(
     return found
 
 
-def _main(path: str, variables: Sequence[str], columns: Sequence[str], *, more: bool) -> None:
+def _main(path: str, variables: Sequence[str], columns: Sequence[str], unread: Sequence[str], *, more: bool) -> None:
     """What the child does: the matrix to standard output, or one sentence to standard error."""
     from scipy.io import loadmat
 
@@ -62,10 +68,13 @@ def _main(path: str, variables: Sequence[str], columns: Sequence[str], *, more: 
         _refuse(f"expected {name} of columns {', '.join(columns)}, got shape {np.shape(held[name])}")
     if values.dtype.kind not in "iuf":
         _refuse(f"expected {name} of numbers, got {values.dtype}")
-    broken = np.argwhere(~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) >= 2.0**63))
+    read = [column for column in columns if column not in unread]
+    values = values[:, [columns.index(column) for column in read]]
+    last = 2.0**53 if values.dtype.kind == "f" else 2.0**63  # from there on neighbours are one number
+    broken = np.argwhere(~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) >= last))
     if len(broken):
         row, column = broken[0]
-        _refuse(f"expected whole numbers in {name}, got {values[row, column]} as {columns[column]} in row {row}")
+        _refuse(f"expected whole numbers in {name}, got {values[row, column]} as {read[column]} in row {row}")
     written = io.BytesIO()  # a pipe has no position, which NumPy asks for
     np.save(written, values.astype(np.int64), allow_pickle=False)
     sys.stdout.buffer.write(written.getbuffer())
@@ -77,4 +86,4 @@ def _refuse(sentence: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(","), more=sys.argv[4:] == ["more"])
+    _main(sys.argv[1], *(listed.split(",") for listed in sys.argv[2:5]), more=sys.argv[5:] == ["more"])

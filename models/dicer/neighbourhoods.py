@@ -1,10 +1,11 @@
 """Neighbour-sampled training: a step encodes the surroundings of its batch alone, for graphs that do not fit.
 
-Sampled, `fanout` entries a list and a step: neighbours in each layer of the encoder (their sum is scaled up to the
-whole list, so it is unbiased; Hamilton et al., NeurIPS 2017), the friends that are heard, histories and audiences (a
-maximum over a sample is at most that over the list). A pair that was drawn from a history stands in the audience as
-well, and the other way round: between users and items of the batch a list can have more than `fanout` entries. Exact:
-the pairs, the target left out, the heads, the loss. Evaluation and the night sample nothing.
+Sampled, `fanout` entries a list and a step: a node's neighbours in the encoder, one draw for all its layers (their sum
+is scaled up to the whole list, which is unbiased for what the layer hears; Hamilton et al., NeurIPS 2017), the friends
+that are heard, histories and audiences (a maximum over a sample is at most that over the list). A pair that was drawn
+from a history stands in the audience as well, and the other way round: between users and items of the batch a list can
+have more than `fanout` entries. Exact: the pairs, the target left out, the heads, the loss. Evaluation and the night
+sample nothing.
 """
 
 from __future__ import annotations

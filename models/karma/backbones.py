@@ -95,8 +95,8 @@ def language_model(config: KarmaConfig, *, vocabulary: int) -> Any:
     made = PretrainedLanguageModel(load_pretrained(config.backbone, revision=config.backbone_revision), config)
     if vocabulary > len(SPECIALS) + made.rows:
         raise ConfigurationError(
-            f"backbone {config.backbone!r}: expected a tokenizer of at most its {made.rows} token embeddings, "
-            f"got {vocabulary - len(SPECIALS)} tokens"
+            f"backbone {config.backbone!r}: expected a tokenizer with ids below its {made.rows} token embeddings, "
+            f"got id {vocabulary - len(SPECIALS) - 1}"
         )
     room, needed = getattr(made.config, "max_position_embeddings", None), _positions(config)
     if room is not None and room < needed:
@@ -186,8 +186,7 @@ def _guarded(document: dict[str, Any]) -> Tokenizer:
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     model["merges"] = [pair for pair in pairs if not control & {*pair, "".join(pair)}]
     model["vocab"] = {hidden(token): number for token, number in model["vocab"].items()}
-    if model.get("unk_token") is not None:
-        model["unk_token"] = hidden(model["unk_token"])
+    model["unk_token"] = None  # what the tokenizer does not know is left out
     document |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     return Tokenizer.from_buffer(json.dumps(document).encode())  # raises ValueError; from_str would raise Exception
 

@@ -204,7 +204,10 @@ def contest_of(learned: Known, judged: Known, *, seed: int, positions: int, pre_
 
 
 def _shown(known: Known, rows: Ints, *, count: int, seed: int) -> Shown:
-    items = impressions(known, rows, count=count, seed=seed)
+    """Impressions with `count` items beside the target, or as many as are new to the user who has had most."""
+    had = [known.positions.targets.histories[row].items for row in rows.tolist()]
+    new = len(known.catalogue) - 1 - max((len(np.unique(items)) for items in had), default=0)
+    items = impressions(known, rows, count=min(count, max(new, 1)), seed=seed)
     return Shown(rows, items, features(known, rows, items))
 
 

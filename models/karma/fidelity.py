@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +17,7 @@ from models.karma.text import EOS, REC, Catalogue, Preparation, Rows, Tokens, de
 
 Vectors = NDArray[np.float32]
 
-_WORD = re.compile(r"\w+")
+_JOINERS = "\u200c\u200d"  # within words of Persian and of India's scripts
 _LEAST_OF_A_CLASS = 10
 """Rarer classes are no part of a probe: a test would hold one or two of them."""
 
@@ -39,22 +39,32 @@ def decode_greedily(network: Karma, interests: Vectors, *, limit: int) -> list[T
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation."""
-    return _WORD.findall(text.lower())
+    """Lower-case words, without punctuation: letters with their marks, digits and underscores of any script."""
+    composed = unicodedata.normalize("NFC", text.lower())
+    return "".join(character if _is_of_a_word(character) else " " for character in composed).split()
+
+
+def _is_of_a_word(character: str) -> bool:
+    # \w of a regular expression has no vowel signs: it cuts words of Hindi or Thai into letters
+    return character.isalnum() or character in f"_{_JOINERS}" or unicodedata.category(character)[0] == "M"
 
 
 def rouge_l(written: str, wanted: str) -> float:
-    """ROUGE-L F1 over words: harmonic mean of LCS / words written and LCS / words wanted (Lin, ACL 2004 workshop)."""
+    """ROUGE-L F1 over words: harmonic mean of LCS / words written and LCS / words wanted (Lin, ACL 2004 workshop).
+
+    Of texts without a word, such as an emoji, 1 if they are equal.
+    """
     ours, theirs = words(written), words(wanted)
     if not ours or not theirs:
-        return float(ours == theirs)
+        return float(written.strip() == wanted.strip())
     common = LCSseq.similarity(ours, theirs)
     return 2.0 * common / (len(ours) + len(theirs))
 
 
 def contains(text: str, phrase: str) -> bool:
-    """Whether the words of `phrase` stand in `text`, in order and together."""
-    return f" {' '.join(words(phrase))} " in f" {' '.join(words(text))} "
+    """Whether the words of `phrase`, at least one, stand in `text`, in order and together."""
+    wanted = words(phrase)
+    return bool(wanted) and f" {' '.join(wanted)} " in f" {' '.join(words(text))} "
 
 
 def said(wanted: Sequence[str], vocabulary: Sequence[str]) -> list[str | None]:

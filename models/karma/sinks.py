@@ -44,20 +44,21 @@ def attention_of(network: Karma, tokens: Tokens, soft: torch.Tensor | None = Non
 
     Attention is computed step by step for this, because the fused kernels never hold the weights.
     """
-    backbone, ids = network.backbone, torch.from_numpy(tokens)[None]
+    decoder, ids = getattr(network.backbone, "decoder", network.backbone), torch.from_numpy(tokens)[None]
     mask, positions = causal(len(tokens), ids)
-    usual = backbone.config._attn_implementation
-    backbone.set_attn_implementation("eager")
+    usual = decoder.config._attn_implementation
+    decoder.set_attn_implementation("eager")
     try:
-        output = backbone(
+        output = decoder(
             inputs_embeds=network.embed_history(ids, soft),
             # added to the scores, where the fused kernels take true and false
-            attention_mask={"full_attention": torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)},
+            attention_mask=torch.zeros(mask.shape).masked_fill(~mask, -torch.inf),
             position_ids=positions,
             output_attentions=True,
+            use_cache=False,
         )
     finally:
-        backbone.set_attn_implementation(usual)
+        decoder.set_attn_implementation(usual)
     weights: Floats = torch.cat(output.attentions).double().numpy()
     return weights
 

@@ -71,7 +71,8 @@ class Preparation:
     config: KarmaConfig
     tokenizer: Tokenizer
     item_index: Mapping[str, int]  # item id -> row of the id embedding, from 1; 0 is `no id`
-    picture_width: int  # 1 where the catalogue has no pictures, all of them absent then
+    picture_width: int  # 1 where the catalogue of training has no pictures,
+    has_pictures: bool = True  # and then all pictures are absent: the network never learned to look at one
 
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json`, `item_index.parquet` and `config.json`."""
@@ -79,7 +80,8 @@ class Preparation:
             self.tokenizer.save(str(temporary))
         with replacing_file(directory / "item_index.parquet") as temporary:
             pq.write_table(pa.table({"item_id": pa.array(list(self.item_index), pa.string())}), temporary)
-        write_json(directory / "config.json", {"karma": asdict(self.config), "picture_width": self.picture_width})
+        pictures = {"picture_width": self.picture_width, "has_pictures": self.has_pictures}
+        write_json(directory / "config.json", {"karma": asdict(self.config), **pictures})
 
 
 def load_preparation(directory: Path) -> Preparation:
@@ -91,6 +93,7 @@ def load_preparation(directory: Path) -> Preparation:
         Tokenizer.from_file(str(directory / "tokenizer.json")),
         {item: index for index, item in enumerate(items, start=1)},
         stored["picture_width"],
+        stored.get("has_pictures", True),  # artifacts from before it was stored
     )
 
 
@@ -113,8 +116,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Tokenizer:
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Rows of the token embedding: special tokens first, then the tokenizer's."""
-    return len(SPECIALS) + int(tokenizer.get_vocab_size())
+    """Rows of the token embedding: special tokens first, then the tokenizer's, whose ids may have gaps."""
+    return len(SPECIALS) + max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, limit: int) -> Ragged:
@@ -166,12 +169,13 @@ class Catalogue:
 
 
 def read_catalogue(table: pa.Table | pa.RecordBatch, preparation: Preparation) -> Catalogue:
-    """Tokenise rows of `item_catalog`.
+    """Tokenise rows of `item_catalog`; pictures are absent to a model that was trained without any.
 
     Raises ContractViolation if a picture's width is not the trained one, or it is not finite.
     """
     config, ids = preparation.config, table.column("item_id").to_pylist()
-    pictures, has_picture = _pictures(table.column("picture"), preparation.picture_width)
+    column = table.column("picture") if preparation.has_pictures else pa.nulls(len(ids))
+    pictures, has_picture = _pictures(column, preparation.picture_width)
     texts, history_texts = (table.column(name).to_pylist() for name in ("text", config.history_text))
     return Catalogue(
         ids,
@@ -184,9 +188,9 @@ def read_catalogue(table: pa.Table | pa.RecordBatch, preparation: Preparation) -
     )
 
 
-def picture_width(table: pa.Table) -> int:
-    """Width of the catalogue's picture vectors, 1 if it has none."""
-    return max((len(picture) for picture in table.column("picture").to_pylist() if picture is not None), default=1)
+def picture_width(table: pa.Table) -> int | None:
+    """Width of the catalogue's picture vectors, None if it has none."""
+    return max((len(picture) for picture in table.column("picture").to_pylist() if picture is not None), default=None)
 
 
 def _pictures(column: Any, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -117,6 +117,7 @@ def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparatio
     catalogue = features["item_catalog"]
     queries = [query for row in features["user_history"].column("queries").to_pylist() for query in row if query]
     texts = [text for text in catalogue.column("text").to_pylist() if text]
+    width = picture_width(catalogue)
     ids = zip(catalogue.column("item_id").to_pylist(), catalogue.column("item_event_count").to_pylist(), strict=True)
     warm = [item for item, events in ids if config.id_embedding and events >= config.id_min_events]
     if config.backbone:
@@ -127,7 +128,8 @@ def prepare(features: Mapping[str, pa.Table], config: KarmaConfig) -> Preparatio
         config,
         tokenizer,
         {item: index for index, item in enumerate(sorted(warm), start=1)},
-        picture_width(catalogue),
+        width or 1,
+        width is not None,
     )
 
 

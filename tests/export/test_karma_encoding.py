@@ -120,6 +120,23 @@ def test_the_next_night_encodes_what_changed_and_nothing_else(
     assert score_karma(float_artifact, configuration, DATE, tmp_path / "back")["items_reused"] == 34
 
 
+def test_vectors_that_rot_on_disk_are_made_anew(
+    float_artifact: Artifact, features: dict[str, pa.Table], tmp_path: Path
+) -> None:
+    configuration = night_of(tmp_path / "state", features)
+    score_karma(float_artifact, configuration, DATE, tmp_path / "first")
+    path = cache_path(float_artifact)
+    written = path.read_bytes()
+    reader = pa.ipc.open_file(pa.BufferReader(written))
+    (values,) = (reader.get_batch(0)["vectors"].flatten(),)
+    start = written.index(values.buffers()[1].to_pybytes())
+    for place in (start + 2, start + 4 * len(values) // 2, start + 4 * len(values) - 1):
+        path.write_bytes(written[:place] + bytes([written[place] ^ 64]) + written[place + 1 :])
+        assert score_karma(float_artifact, configuration, DATE, tmp_path / "again")["items_reused"] == 0
+        assert (tmp_path / "again" / ITEMS).read_bytes() == (tmp_path / "first" / ITEMS).read_bytes()
+        assert path.read_bytes() == written
+
+
 def test_a_night_that_fails_leaves_the_vectors_of_the_one_before(
     float_artifact: Artifact, features: dict[str, pa.Table], tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("items", "picture", [1.0], 1, "length 2, as the first of the table has"),
     ("items", "picture", [1.0, float("nan")], 1, "finite numbers"),
     ("items", "picture", [1.0, None], 1, "no null within the list"),
+    ("items", "picture", [], 0, "at least one number, or null for no vector"),
+    ("items", "picture", [], 1, "at least one number, or null for no vector"),
     ("events", "user_id", "nobody", 2, "one of users.user_id"),
     ("events", "item_id", "nothing", 0, "one of items.item_id"),
     ("events", "item_id", None, 0, "a value, not null"),

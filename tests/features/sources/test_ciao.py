@@ -97,6 +97,15 @@ def test_ratings_without_time_points_are_of_the_first_day(tmp_path: Path, caplog
         land(configured(tmp_path), DATE)
 
 
+def test_what_is_not_read_may_be_anything(tmp_path: Path) -> None:
+    odd = [[*row[:3], 3.5, float("nan"), *row[5:]] for row in RATINGS]  # rating and helpfulness
+    write(tmp_path / "ciao", odd)
+    assert land(configured(tmp_path), DATE).rows["events"] == 8
+    write(tmp_path / "undated", odd, dated=False)  # its time points, or whatever follows, are not those of the archive
+    undated = configured(tmp_path / "other", str(tmp_path / "undated"))
+    assert land(undated, dt.date(2000, 5, 31)).rows["events"] == 8
+
+
 @pytest.mark.parametrize("name", ["rating_with_timestamp.mat", "trustnetwork.mat"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     (write(tmp_path / "ciao") / name).unlink()
@@ -113,6 +122,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         ("trustnetwork.mat", {"trust": [[1, 2, 3]]}, r"columns user, trusted user, got shape \(1, 3\)"),
         ("trustnetwork.mat", {"trust": [[1, 2], [3, 2.5]]}, "whole numbers in trust, got 2.5 as trusted user in row 1"),
         ("trustnetwork.mat", {"trust": [[float("nan"), 2]]}, "whole numbers in trust, got nan as user in row 0"),
+        ("trustnetwork.mat", {"trust": [[1, 2.0**53]]}, "whole numbers in trust, got 9007199254740992.0 as trusted"),
         ("trustnetwork.mat", {"trust": ["ab", "cd"]}, "trust"),
         ("trustnetwork.mat", {"trust": [[1 + 2j, 2]]}, "trust of numbers, got complex128"),
     ],
@@ -134,7 +144,7 @@ def test_a_file_that_is_no_matrix_is_named(tmp_path: Path, content: bytes | None
 
 
 def test_a_time_point_beyond_the_calendar_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "ciao", [[1, 10, 4, 5, 3, 2**62]])
+    write(tmp_path / "ciao", [[1, 10, 4, 5, 3, 2**52]])
     with pytest.raises(ContractViolation, match="event_at"):
         land(configured(tmp_path), DATE)
 

@@ -231,6 +231,14 @@ def larger_tokenizer(directory: Path) -> None:
     (directory / "tokenizer.json").write_text(json.dumps(document))
 
 
+def ids_with_a_gap(directory: Path) -> None:
+    document = json.loads((directory / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    vocabulary[last] += 5000
+    (directory / "tokenizer.json").write_text(json.dumps(document))
+
+
 def not_finite(directory: Path) -> None:
     weights = load_file(directory / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
@@ -300,7 +308,8 @@ def merges_of_nothing(directory: Path) -> None:
         (tokenizer_of('{"model": {"type": "BPE", "vocab": [], "merges": []}}'), "expected tokenizer.json to be "),
         (not_utf8, "expected tokenizer.json to be .*; UnicodeDecodeError"),
         (merges_of_nothing, "expected tokenizer.json to be .*no such"),
-        (larger_tokenizer, "token embeddings, got 4[0-9][0-9] tokens"),
+        (ids_with_a_gap, r"ids below its \d+ token embeddings, got id 5[0-9]{3}$"),
+        (larger_tokenizer, "ids below its [0-9]+ token embeddings, got id 399"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:

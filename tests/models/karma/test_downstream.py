@@ -23,6 +23,7 @@ from models.karma.downstream import (
     judge_rankers,
 )
 from models.karma.positions import every_position
+from models.karma.text import EMPTY, History
 from models.karma.training import prepare, read_world
 from tests.karma_world import training_set
 
@@ -55,6 +56,24 @@ def test_impressions_show_the_target_and_distinct_items_not_had(stage: Stage) ->
     assert popular > rare
     with pytest.raises(ValueError, match="at least"):
         impressions(stage, rows, count=40, seed=1)
+
+
+def test_users_who_have_had_nearly_all_are_shown_what_is_new_to_them(stage: Stage) -> None:
+    worn = had_all_but(stage, 3)
+    contest = contest_of(worn, worn, seed=0, positions=20, pre_ranked=10)
+    for shown in (contest.learned, contest.judged, contest.pre_ranked):
+        assert shown.items.shape[1] == 1 + 3, "the target and all that is left"
+        for row, items in zip(shown.rows.tolist(), shown.items, strict=True):
+            assert len(set(items.tolist())) == 4
+            assert not set(items.tolist()) & set(worn.positions.targets.histories[row].items.tolist())
+
+
+def had_all_but(stage: Stage, left: int) -> Stage:
+    """Users who had every item but their target and `left` more."""
+    targets, items = stage.positions.targets, len(stage.catalogue)
+    others = [np.setdiff1d(np.arange(items), [target])[: items - 1 - left] for target in targets.items.tolist()]
+    histories = [History(had, [EMPTY] * len(had)) for had in others]
+    return replace(stage, positions=replace(stage.positions, targets=replace(targets, histories=histories)))
 
 
 def _halves(stage: Stage) -> tuple[np.ndarray, np.ndarray]:

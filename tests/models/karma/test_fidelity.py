@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models.karma.config import karma_tiny
 from models.karma.evaluation import token_accuracy
-from models.karma.fidelity import contains, decode_greedily, decoded_fidelity, probe, rouge_l, said
+from models.karma.fidelity import contains, decode_greedily, decoded_fidelity, probe, rouge_l, said, words
 from models.karma.text import EOS, REC
 from models.karma.training import TrainedKarma, World, read_world, train_karma
 from tests.karma_world import training_set
@@ -82,6 +82,14 @@ def test_rouge_l_is_the_harmonic_mean_of_its_two_shares(one: list[str], other: l
 def test_rouge_l_of_nothing() -> None:
     assert rouge_l("", "") == 1.0
     assert rouge_l("", "red shirt") == rouge_l("red shirt", "; ,") == 0.0
+    assert (rouge_l("🙂", "🙂 "), rouge_l("🙂", "😡")) == (1.0, 0.0)
+
+
+def test_words_of_any_script_are_whole() -> None:
+    assert words("Rock, indie; caf\u0065\u0301 x_1") == ["rock", "indie", "café", "x_1"]
+    assert words("हिन्दी किताब") == ["हिन्दी", "किताब"]
+    assert words("น้ำ") == ["น้ำ"]
+    assert words("می\u200cخواهم; 🙂") == ["می\u200cخواهم"]
 
 
 def test_phrases_are_found_as_whole_words() -> None:
@@ -89,6 +97,7 @@ def test_phrases_are_found_as_whole_words() -> None:
     assert contains("A Caps lock", "caps")
     assert not contains("capsule; rock, indie", "caps")
     assert not contains("rock, indie", "indie rock")
+    assert not contains("", "!!")
     assert said(["blue lamp", "a lamp", "Green, RED"], ["red", "blue"]) == ["blue", None, "red"]
 
 

@@ -287,8 +287,15 @@ def test_the_command_names_what_it_does_not_know(tmp_path: Path) -> None:
     ran = CliRunner().invoke(cli, ["benchmark", "karma", "--page-only", *results])
     assert ran.exit_code == 0, ran.output
     assert (tmp_path / "karma.md").is_file()
-    for wrong, message in ((["--data", "synthetic", "--arms", "nobody"], "nobody"), ([], "--page-only")):
-        refused = CliRunner().invoke(cli, ["benchmark", "karma", *wrong, *results])
+    for wrong, message in (
+        (["--data", "synthetic", "--arms", "nobody"], "nobody"),
+        (["--data", "synthetic", "--arms", ""], "--arms: expected some of"),
+        (["--data", "lastfm", "--users", "300"], "of the synthetic market"),
+        (["--data", "synthetic", "--adaptation", "lora"], "--adaptation goes with --backbone"),
+        (["--data", "synthetic", "--backbone", "org/model", "--results", "docs/results"], "--backbone needs --results"),
+        ([], "--page-only"),
+    ):
+        refused = CliRunner().invoke(cli, ["benchmark", "karma", *results, *wrong])
         assert refused.exit_code == 2
         assert message in refused.output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from models.karma.sinks import (
     row_entropy,
 )
 from models.karma.text import BOS, INT, QUERY, Tokens
+from tests.backbone_checkpoints import write_checkpoint
 
 
 def network(*, seed: int = 0) -> Karma:
@@ -95,6 +97,22 @@ def test_attention_is_what_the_network_computes() -> None:
         scores = turned(q) @ turned(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
         expected = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)[0]
     np.testing.assert_allclose(weights[0], expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_pre_trained_backbone_is_measured_like_the_built_in(tmp_path: Path, family: str) -> None:
+    config = replace(karma_tiny(), backbone=str(write_checkpoint(tmp_path / family, family)))
+    torch.manual_seed(0)
+    model = Karma(config, vocabulary=280, items=4, picture_width=1).eval()
+    tokens = np.minimum(history(30), 279)
+    ids = torch.from_numpy(tokens)[None]
+    with torch.no_grad():
+        before = model.read_history(ids)
+        weights = attention_of(model, tokens)
+        assert torch.equal(model.read_history(ids), before)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, atol=1e-5)
+    np.testing.assert_array_equal(np.triu(weights, k=1), 0.0)
+    assert 0.0 <= collapse_of(model, Readable([tokens], None, None)).sink_share.mean() <= 1.0
 
 
 def test_measuring_leaves_the_network_as_it_was() -> None:

@@ -244,10 +244,12 @@ def test_a_picture_that_is_not_finite_is_refused_with_its_row(preparation: Prepa
         read_catalogue(broken, preparation)
 
 
-def test_a_catalogue_without_pictures_has_width_one(preparation: Preparation) -> None:
-    table = catalogue().slice(0, 1)
-    assert picture_width(table) == 1
-    assert not read_catalogue(table, replace(preparation, picture_width=1)).has_picture.any()
+def test_to_a_model_trained_without_pictures_the_first_ones_are_absent(preparation: Preparation) -> None:
+    assert picture_width(catalogue().slice(0, 1)) is None
+    blind = replace(preparation, picture_width=1, has_pictures=False)
+    known = read_catalogue(catalogue(), blind)
+    assert not known.has_picture.any()
+    assert known.pictures.shape == (len(known), 1)
 
 
 def test_what_is_stored_is_read_back(preparation: Preparation, tmp_path: Path) -> None:
@@ -255,6 +257,9 @@ def test_what_is_stored_is_read_back(preparation: Preparation, tmp_path: Path) -
     again = load_preparation(tmp_path)
     assert again.config == preparation.config
     assert (again.item_index, again.picture_width) == (preparation.item_index, preparation.picture_width)
+    assert again.has_pictures
+    replace(preparation, has_pictures=False).save(tmp_path)
+    assert not load_preparation(tmp_path).has_pictures
     assert again.tokenizer.to_str() == preparation.tokenizer.to_str()
 
 

@@ -136,8 +136,9 @@ def benchmark_karma(
         raise click.UsageError("give --data to run, or --page-only to write the page of what was run")
     if data is not None:
         _require_sense(data, sizes=(users, items), backbone=backbone, adaptation=adaptation, results=results)
-        settings = replace(runs.SETTINGS[data], device=device, adaptation=adaptation or "full")
-        settings = replace(settings, backbone=name_of(backbone) if backbone else "")
+        settings = replace(runs.SETTINGS[data], device=device)
+        if backbone:
+            settings = replace(settings, backbone=name_of(backbone), adaptation=adaptation or "full")
         known = runs.arms(settings)
         work = work / "karma"
         sizes = {"users": users or _MARKET_SIZE, "items": items or _MARKET_SIZE}

@@ -178,11 +178,14 @@ def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
     base = _mean(groups[_WHOLE], metric) if _WHOLE in groups else None
     assert published is not None
     yield "### Ablations\n"
-    yield (
-        f"{metric}; change is relative to DICER's of the same column. The paper gives its last two as changes only. "
-        "Ours, the whole model of this table too, have d = 32, s = 32, four negatives, a learning rate of 0.005 and at "
-        "most 225 steps, each keeping its best by validation.\n"
-    )
+    told = f"{metric}; change is relative to DICER's of the same column. The paper gives its last two as changes only."
+    if _WHOLE in groups:
+        told += (
+            " Ours, the whole model of this table too, have d = {dimension}, s = {hidden}, dropout {dropout}, "
+            "{negatives} negatives, a learning rate of {learning_rate} and at most {steps} steps, each keeping its "
+            "best by validation."
+        ).format(**groups[_WHOLE][0]["configuration"])
+    yield f"{told}\n"
     yield "| variant | ours | change | seeds | *published* | *change* |"
     yield "|---|---|---|---|---|---|"
     for row in ABLATIONS:
@@ -197,7 +200,7 @@ def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
 
 
 def _trust_of_ablations(groups: Mapping[str, list[Result]], metric: str) -> Iterator[str]:
-    """How much of DICER the smaller whole model of the ablations has learned, on the seeds that all have."""
+    """How much of DICER the small whole model of the ablations has learned, on the seeds that all have."""
     compared = {arm: {int(run["seed"]): run for run in groups.get(arm, ())} for arm in (_WHOLE, "dicer", "popularity")}
     seeds = sorted(set.intersection(*(set(runs) for runs in compared.values())))
     if not seeds:
@@ -205,11 +208,11 @@ def _trust_of_ablations(groups: Mapping[str, list[Result]], metric: str) -> Iter
     small, full, popular = (_mean([runs[seed] for seed in seeds], metric) for runs in compared.values())
     told = (
         f"How far to trust the changes: on seed {', '.join(map(str, seeds))} the whole model of this table has "
-        f"{metric} {small:.4f}, DICER at full size {full:.4f}, popularity {popular:.4f}."
+        f"{metric} {small:.4f}, DICER of the table above {full:.4f}, popularity {popular:.4f}."
     )
     if popular < full and small < full:
         told += (
-            f" It has learned {100 * (small - popular) / (full - popular):.0f} % of what full size gains over "
+            f" It has learned {100 * (small - popular) / (full - popular):.0f} % of what that one gains over "
             "popularity: a change says what a part is worth to a model that has come so far, not to DICER trained out."
         )
     if len(seeds) == 1:

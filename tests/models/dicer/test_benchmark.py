@@ -246,7 +246,8 @@ def made_up(arm: str, seed: int, value: float, *, identity: str = "a") -> dict:
     """A run's file with the same value for every metric of the paper's protocol."""
     protocol = PROTOCOLS["paper"]
     metrics = dict.fromkeys(protocol.metrics, value)
-    trial = {"configuration": {"kind": "FactorConfig", "layers": 0}, "validation": metrics, "best_step": 1}
+    settings = dataclasses.asdict(arms("paper")[arm].trials[0])
+    trial = {"configuration": {"kind": "made up", **settings}, "validation": metrics, "best_step": 1}
     split = {
         "users": 7375, "items": 105114, "train": 226120, "validation": 28265, "test": 28265,
         "validation_users": 5886, "test_users": 5993, "relations": 111781, "cold": 0.25,
@@ -297,8 +298,10 @@ def test_the_page_says_how_far_the_ablations_can_be_trusted() -> None:
     assert "How far to trust" not in page_text(runs)
     (told,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.25)]).splitlines() if "trust" in line)
     assert told.startswith("How far to trust the changes: on seed 0 the whole model of this table has CappedRecall@10 ")
-    assert "0.2500, DICER at full size 0.4000, popularity 0.2000. It has learned 25 % of what full size gains" in told
+    assert "0.2500, DICER of the table above 0.4000, popularity 0.2000. It has learned 25 % of what that one" in told
     assert told.endswith("One seed does not say how much of it is chance.")
+    (sizes,) = (line for line in page_text([made_up("layers_3", 0, 0.25)]).splitlines() if "s = 32" in line)
+    assert "d = 32, s = 32, dropout 0.5, 4 negatives, a learning rate of 0.005 and at most 225 steps" in sizes
     (level,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.45)]).splitlines() if "trust" in line)
     assert "It has learned" not in level
 

@@ -328,6 +328,7 @@ def _settings(run: Run) -> str:
     if not names:
         names = [name for name in kept if name.startswith("lambda_") and kept[name]]
         names += [name for name in ("regulariser_decay", "reconstruction_decoder", "steps") if name in kept]
+        names += [name for name in ("backbone", "backbone_revision", "adaptation") if kept.get("backbone")]
     return ", ".join(f"{name} {kept[name]}" for name in names)
 
 

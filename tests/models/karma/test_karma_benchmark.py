@@ -229,6 +229,20 @@ def test_the_page_has_tables_figures_and_verdicts(finished: Path) -> None:
     assert before == {file: file.read_bytes() for file in (finished / "karma").glob("*.svg")}
 
 
+def test_the_page_names_a_pre_trained_backbone(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "karma", tmp_path / "karma")
+    for file in (tmp_path / "karma" / "synthetic").glob("*.json"):
+        told = read_json(file)
+        for trial in told["trials"]:
+            if "backbone" in trial["configuration"]:
+                trial["configuration"] |= {"backbone": "org/model", "adaptation": "lora"}
+        write_json(file, told)
+    write_page(tmp_path / "karma", tmp_path / "karma.md")
+    text = (tmp_path / "karma.md").read_text(encoding="utf-8")
+    (row,) = (line for line in text.splitlines() if line.startswith("| KARMA | ") and "steps" in line)
+    assert row.endswith("backbone org/model, backbone_revision main, adaptation lora |")
+
+
 def test_verdicts_are_no_unless_shown(finished: Path) -> None:
     runs = read_runs(finished / "karma" / "synthetic")
     assert [verdict.met for verdict in judged({})] == [None] * 5

@@ -87,14 +87,9 @@ class ByExtremes:
         h, z, own, own_without, audience_without, audience = sliced
         index, real = self.heard.block(part)
         ends = shared[0].index_select(0, index.reshape(-1)).view(*index.shape, -1)
-        friends, p = Friends(ends * real[..., None], real), own_without.shape[1]
-        interest = torch.cat(
-            [
-                user_interest(z[:, :p], own_without, friends, fusion=self.fusion),
-                user_interest(z[:, p:], own[:, None], friends, fusion=self.fusion),
-            ],
-            dim=1,
-        )
+        # one look at the friends for all items: their ends are most of what a block reads
+        histories = torch.cat([own_without, own[:, None].expand(-1, audience.shape[1], -1)], dim=1)
+        interest = user_interest(z, histories, Friends(ends, real), fusion=self.fusion)
         return h[:, None], z, interest, modulate(h[:, None], torch.cat([audience_without, audience], dim=1))
 
 

@@ -16,13 +16,13 @@ from torch_geometric.nn import GATConv, MessagePassing
 from models.dicer.config import DicerConfig
 from models.dicer.dropout import Dropout
 from models.dicer.graphs import Graphs, Indices
-from models.dicer.twins import Twins, twins_of
+from models.dicer.overlaps import Overlaps, overlaps_of
 
 _COLUMNS = 16
-_FEW = 1_000_000  # edges: below, a product takes less than to look for twins
+_FEW = 1_000_000  # edges: below, a product takes less than to look for overlaps
 
-Relationship = Tensor | Twins
-"""Edges: `EdgeIndex` and `Twins` (fast), or plain [2, edges] (exportable)."""
+Relationship = Tensor | Overlaps
+"""Edges: `EdgeIndex` and `Overlaps` (fast), or plain [2, edges] (exportable)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +45,14 @@ def edges_of(graphs: Graphs, *, device: str = "cpu") -> Edges:
         filled: Tensor = index.fill_cache_()
         return filled
 
-    def fast(edges: Indices, nodes: int) -> Relationship:
-        if edges.shape[1] < _FEW:
-            return indexed(edges, nodes)
-        group, between = twins_of(edges, nodes)
-        if 2 * between.shape[1] > edges.shape[1]:
-            return indexed(edges, nodes)
-        whole = torch.from_numpy(edges).to(device)
-        return Twins(whole, torch.from_numpy(group).to(device), indexed(between, int(group.max()) + 1))
+    def fast(edges: Indices, pairs: Indices, nodes: int) -> Relationship:
+        found = overlaps_of(edges, pairs, nodes, device=device) if edges.shape[1] >= _FEW else None
+        return found if found is not None and 2 * found.numbers < edges.shape[1] else indexed(edges, nodes)
 
     return Edges(
-        fast(graphs.friends, graphs.users),
-        fast(graphs.similar_users, graphs.users),
-        fast(graphs.similar_items, graphs.items),
+        indexed(graphs.friends, graphs.users),
+        fast(graphs.similar_users, graphs.interactions[::-1], graphs.users),
+        fast(graphs.similar_items, graphs.interactions, graphs.items),
         torch.from_numpy(graphs.interactions).to(device),
     )
 
@@ -80,7 +75,7 @@ class NeighbourSum(MessagePassing):  # type: ignore[misc]  # torch_geometric is 
 
     def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """Sum over `edges`, times `share` [nodes, 1] where they are a sample, plus the self-loop of each node."""
-        if isinstance(edges, Twins):
+        if isinstance(edges, Overlaps):
             return edges.sum(x)
         if isinstance(edges, EdgeIndex):
             heard: Tensor = self.propagate(edges, x=x, size=None)
@@ -119,7 +114,7 @@ class AttentionLayer(nn.Module):
 
     def forward(self, x: Tensor, edges: Relationship, share: Tensor | None = None) -> Tensor:
         """[nodes, d] to [nodes, d]; attention over a sample needs no `share`."""
-        plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Twins) else edges
+        plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Overlaps) else edges
         loops = torch.arange(x.shape[0], device=x.device).expand(2, -1)  # an export would keep len(x) as a number
         heard: Tensor = functional.leaky_relu(self.attend(x, torch.cat([plain, loops], dim=1)))
         return heard
@@ -172,5 +167,5 @@ def _heard(x: Tensor, edges: Tensor) -> Tensor:
 
 
 def _none(edges: Relationship) -> Tensor:
-    plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Twins) else edges
+    plain = edges.as_tensor() if isinstance(edges, EdgeIndex | Overlaps) else edges
     return plain[:, :0]

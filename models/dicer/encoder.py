@@ -46,7 +46,8 @@ def edges_of(graphs: Graphs, *, device: str = "cpu") -> Edges:
         return filled
 
     def fast(edges: Indices, pairs: Indices, nodes: int) -> Relationship:
-        found = overlaps_of(edges, pairs, nodes, device=device) if edges.shape[1] >= _FEW else None
+        with quiet_about_sparse_tensors():
+            found = overlaps_of(edges, pairs, nodes, device=device) if edges.shape[1] >= _FEW else None
         return found if found is not None and 2 * found.numbers < edges.shape[1] else indexed(edges, nodes)
 
     return Edges(

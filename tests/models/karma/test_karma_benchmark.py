@@ -24,7 +24,7 @@ from models.karma.figures import write_figures
 from models.karma.judging import Exam, exam_of, stage_of
 from models.karma.results_page import write_page
 from models.karma.training import new_network, prepare, read_world
-from models.karma.verdicts import judged
+from models.karma.verdicts import Verdict, judged, verdicts
 from tests.karma_world import training_set
 
 TINY = replace(karma_tiny(), steps=6, pretraining_steps=6, validate_every=3)
@@ -255,6 +255,15 @@ def test_verdicts_are_no_unless_shown(finished: Path) -> None:
             assert (sinks.found, sinks.met) == ("not measured", None)
         else:
             assert sinks.met is False, "no less than before, or nothing to halve"
+
+
+def test_an_aim_is_met_by_three_seeds_and_not_by_fewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = read_runs(finished / "karma" / "synthetic")
+    monkeypatch.setattr("models.karma.verdicts.judged", lambda *_, history="": [Verdict("aim", "found", True)])
+    (first, *_) = runs["karma"]
+    for count, said in ((1, "on 1 of 3 seeds"), (2, "on 2 of 3 seeds"), (3, "**yes**")):
+        told = list(verdicts({"karma": [first] * count, "karma_compressed": [first] * 3}))
+        assert told[2] == f"| aim | found | {said} | found | **yes** |"
 
 
 def test_a_page_of_few_arms_says_what_was_not_run(tmp_path: Path, exam: Exam) -> None:

@@ -65,7 +65,7 @@ def _epoch(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        float(loss)
+        float(loss.detach())
         seconds.append(time.perf_counter() - started)
     step_seconds = sum(seconds[1:]) / steps
     load = Path("/proc/loadavg")

@@ -168,7 +168,7 @@ def _require_sense(
         raise click.UsageError(f"--users and --items are of the synthetic market, not of {data}")
     if adaptation and not backbone:
         raise click.UsageError("--adaptation goes with --backbone: all of the built-in language model learns")
-    if backbone and results == _RESULTS:
+    if backbone and results.resolve() == _RESULTS.resolve():
         raise click.UsageError(f"--backbone needs --results: those in {_RESULTS} are of the built-in language model")
 
 

@@ -70,10 +70,10 @@ def overlaps_of(edges: Indices, pairs: Indices, nodes: int, *, device: str = "cp
     shared.data[_products(shared, degrees) > limit] = 0  # what is left is what the groups count
     rest = csr_array(similar + eye_array(nodes, dtype=np.int32, format="csr") - shared)
     rest.eliminate_zeros()
-    heard, members = _groups(pairs, degrees, limit)
     if (rest != rest.T).nnz:
         return None
-    return Overlaps(torch.from_numpy(edges).to(device), *(_tensor(part, device) for part in (heard, members, rest)))
+    parts = (*_groups(pairs, degrees, limit), rest)
+    return Overlaps(torch.from_numpy(edges).to(device), *(_tensor(part, device) for part in parts))
 
 
 def _limit(shared: csr_array, similar: csr_array, degrees: Indices) -> int:

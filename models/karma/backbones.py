@@ -110,6 +110,11 @@ def language_model(config: KarmaConfig, *, vocabulary: int) -> Any:
     return made
 
 
+def decoder_of(model: Any) -> Any:
+    """The decoder of transformers in what `language_model` made, which the built-in one is itself."""
+    return model.decoder if isinstance(model, PretrainedLanguageModel) else model
+
+
 def output_layer(model: Any) -> Tensor:
     """[V, H]: the output layer of what `language_model` made; the built-in one ties it to its token embeddings."""
     if isinstance(model, PretrainedLanguageModel):

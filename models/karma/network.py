@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.karma.backbones import PretrainedLanguageModel, language_model, output_layer, special_embeddings
+from models.karma.backbones import PretrainedLanguageModel, decoder_of, language_model, output_layer, special_embeddings
 from models.karma.compressed import FIRST_SOFT
 from models.karma.config import KarmaConfig
 from models.karma.last_layer import is_known, states_at
@@ -168,7 +168,7 @@ class Karma(nn.Module):
     def read_at(self, embeddings: Tensor, at: Tensor) -> Tensor:
         """States [B, K, H] at the positions `at` [B, K] of plain left-to-right reading."""
         mask, positions = causal(embeddings.shape[1], embeddings)
-        decoder = getattr(self.backbone, "decoder", self.backbone)  # within `PretrainedLanguageModel`
+        decoder = decoder_of(self.backbone)
         if not self.training and is_known(decoder):
             return states_at(decoder, embeddings, mask, positions, at)
         states = self.read(embeddings, mask, positions.expand(embeddings.shape[0], -1))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.karma.backbones import decoder_of
 from models.karma.compressed import FIRST_SOFT
 from models.karma.evaluation import Readable
 from models.karma.network import Karma, causal
@@ -44,7 +45,7 @@ def attention_of(network: Karma, tokens: Tokens, soft: torch.Tensor | None = Non
 
     Attention is computed step by step for this, because the fused kernels never hold the weights.
     """
-    decoder, ids = getattr(network.backbone, "decoder", network.backbone), torch.from_numpy(tokens)[None]
+    decoder, ids = decoder_of(network.backbone), torch.from_numpy(tokens)[None]
     mask, positions = causal(len(tokens), ids)
     usual = decoder.config._attn_implementation
     decoder.set_attn_implementation("eager")

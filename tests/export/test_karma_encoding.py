@@ -128,7 +128,7 @@ def test_vectors_that_rot_on_disk_are_made_anew(
     path = cache_path(float_artifact)
     written = path.read_bytes()
     reader = pa.ipc.open_file(pa.BufferReader(written))
-    (values,) = (reader.get_batch(0)["vectors"].flatten(),)
+    values = reader.get_batch(0)["vectors"].flatten()
     start = written.index(values.buffers()[1].to_pybytes())
     for place in (start + 2, start + 4 * len(values) // 2, start + 4 * len(values) - 1):
         path.write_bytes(written[:place] + bytes([written[place] ^ 64]) + written[place + 1 :])

@@ -259,11 +259,13 @@ def test_verdicts_are_no_unless_shown(finished: Path) -> None:
 
 def test_an_aim_is_met_by_three_seeds_and_not_by_fewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = read_runs(finished / "karma" / "synthetic")
-    monkeypatch.setattr("models.karma.verdicts.judged", lambda *_, history="": [Verdict("aim", "found", True)])
-    (first, *_) = runs["karma"]
+    assert [verdict.seeds for verdict in judged(runs)] == [2] * 5
+    one_pair = {**runs, "action_only": runs["action_only"][:1]}
+    assert [verdict.seeds for verdict in judged(one_pair)] == [1, 1, 1, 1, 2], "the ranker's aim needs KARMA alone"
     for count, said in ((1, "on 1 of 3 seeds"), (2, "on 2 of 3 seeds"), (3, "**yes**")):
-        told = list(verdicts({"karma": [first] * count, "karma_compressed": [first] * 3}))
-        assert told[2] == f"| aim | found | {said} | found | **yes** |"
+        found = [Verdict("aim", "found", True, count)]
+        monkeypatch.setattr("models.karma.verdicts.judged", lambda *_, history="", found=found: found)
+        assert list(verdicts({}))[2] == f"| aim | found | {said} | found | {said} |"
 
 
 def test_a_page_of_few_arms_says_what_was_not_run(tmp_path: Path, exam: Exam) -> None:

@@ -41,8 +41,8 @@ _TUNED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("lastfm", "dicer"): {"validate_every": 50, "validation_users": 200},
     ("lastfm", "dicer_plus"): {"temperature": 0.15},  # by the validation part, as elsewhere 0.2: models/LOG.md
 }
-# For the sake of time; d = 32 gains nothing after the first 100 to 200 steps (models/LOG.md).
-_ABLATION_SIZE = {"dimension": 32, "hidden": 32, "negatives": 4, "learning_rate": 5e-3, "steps": 225}
+# A quarter of a step's time at d = 128, so that every ablation has three seeds (models/LOG.md).
+_ABLATION_SIZE = {**_LESS_DROPOUT, "dimension": 32, "hidden": 32, "steps": 200}
 _ADVICE = "Nothing was run. Check which file of --data the relations come from: its users must be those of the events"
 _LIBRARIES = ("torch", "torch-geometric", "numpy", "scipy")
 

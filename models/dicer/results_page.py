@@ -27,6 +27,9 @@ MAIN = {
 _WHOLE = ABLATIONS[0].arm
 """What the ablations are held against: of their size, unlike the arm `dicer`."""
 
+_SIZE = ("dimension", "hidden", "dropout", "negatives", "learning_rate", "steps")
+"""What an ablation shares with `_WHOLE`; a run with another has no place beside it."""
+
 _LOOKING = ("validate_every", "validation_users", "device", "head_weights")  # JSON makes a list of the last
 
 _RULES = {
@@ -175,28 +178,45 @@ def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
     """Each part's worth: our CappedRecall@10 and the paper's, and what each loses against the whole model."""
     metric = "CappedRecall@10"
     published = ABLATIONS[0].recall
-    base = _mean(groups[_WHOLE], metric) if _WHOLE in groups else None
+    whole = groups.get(_WHOLE, [])
     assert published is not None
     yield "### Ablations\n"
-    told = f"{metric}; change is relative to DICER's of the same column. The paper gives its last two as changes only."
-    if _WHOLE in groups:
+    told = (
+        f"{metric}; change is relative to DICER's of the same column, ours seed by seed. The paper gives its last two "
+        "as changes only."
+    )
+    if whole:
         told += (
             " Ours, the whole model of this table too, have d = {dimension}, s = {hidden}, dropout {dropout}, "
             "{negatives} negatives, a learning rate of {learning_rate} and at most {steps} steps, each keeping its "
             "best by validation."
-        ).format(**groups[_WHOLE][0]["configuration"])
+        ).format(**whole[0]["configuration"])
     yield f"{told}\n"
     yield "| variant | ours | change | seeds | *published* | *change* |"
     yield "|---|---|---|---|---|---|"
     for row in ABLATIONS:
-        group = groups.get(row.arm, [])
+        group = [run for run in groups.get(row.arm, []) if not whole or _size(run) == _size(whole[0])]
         ours = _spread([run["test"][metric] for run in group]) if group else "not run"
-        change = _change(_mean(group, metric) / base - 1) if group and base else ""
+        change = _changes(group, whole, metric)
         told = f"*{row.recall:.4f}*" if row.recall is not None else ""
         lost = row.recall / published - 1 if row.recall is not None else -(row.loss or 0.0)
         yield f"| {row.label} | {ours} | {change} | {len(group) or ''} | {told} | *{_change(lost)}* |"
     yield ""
     yield from _trust_of_ablations(groups, metric)
+
+
+def _size(run: Result) -> list[Any]:
+    return [run["configuration"][name] for name in _SIZE]
+
+
+def _changes(group: Sequence[Result], whole: Sequence[Result], metric: str) -> str:
+    """By how much the runs differ from the whole model's of the same seed, mean ± standard deviation."""
+    bases = {run["seed"]: run["test"][metric] for run in whole}
+    changes = [run["test"][metric] / bases[run["seed"]] - 1 for run in group if bases.get(run["seed"])]
+    if not changes:
+        return ""
+    spread = f" ± {100 * statistics.stdev(changes):.1f}" if len(changes) > 1 and any(changes) else ""
+    return f"{100 * statistics.fmean(changes):+.1f}{spread} %"
 
 
 def _trust_of_ablations(groups: Mapping[str, list[Result]], metric: str) -> Iterator[str]:

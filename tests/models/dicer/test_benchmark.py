@@ -301,9 +301,20 @@ def test_the_page_says_how_far_the_ablations_can_be_trusted() -> None:
     assert "0.2500, DICER of the table above 0.4000, popularity 0.2000. It has learned 25 % of what that one" in told
     assert told.endswith("One seed does not say how much of it is chance.")
     (sizes,) = (line for line in page_text([made_up("layers_3", 0, 0.25)]).splitlines() if "s = 32" in line)
-    assert "d = 32, s = 32, dropout 0.5, 4 negatives, a learning rate of 0.005 and at most 225 steps" in sizes
+    assert "d = 32, s = 32, dropout 0.2, 4 negatives, a learning rate of 0.01 and at most 200 steps" in sizes
     (level,) = (line for line in page_text([*runs, made_up("layers_3", 0, 0.45)]).splitlines() if "trust" in line)
     assert "It has learned" not in level
+
+
+def test_an_ablation_is_held_against_the_whole_model_of_its_seed_and_size() -> None:
+    whole = [made_up("layers_3", 0, 0.2), made_up("layers_3", 1, 0.4)]
+    parts = [made_up("no_social", 0, 0.1), made_up("no_social", 1, 0.3), made_up("no_social", 2, 0.4)]
+    lines = page_text([*whole, *parts]).splitlines()
+    assert "| DICER (L = 3) | 0.3000 ± 0.1414 | +0.0 % | 2 | *0.3151* | *+0.0 %* |" in lines
+    assert "| without social | 0.2667 ± 0.1528 | -37.5 ± 17.7 % | 3 | *0.2945* | *-6.5 %* |" in lines
+    larger = made_up("gat", 0, 0.5)
+    larger["configuration"] = larger["configuration"] | {"dimension": 128}
+    assert "| GAT instead of its GNN | not run |  |  | *0.3077* | *-2.3 %* |" in page_text([*whole, larger])
 
 
 def test_a_page_of_nothing_invents_nothing() -> None:

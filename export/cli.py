@@ -21,6 +21,7 @@ from export.champions import MODELS
 from export.command_options import (
     FILE,
     FOLDER,
+    GivenId,
     NightDate,
     ReleaseId,
     backbone_option,
@@ -31,6 +32,7 @@ from export.command_options import (
     release_option,
     say,
     shared_options,
+    user_option,
 )
 from export.consistency_commands import consistency
 from export.erase_commands import erase
@@ -275,8 +277,8 @@ def status(file: Path | None, as_json: bool, date: dt.date | None) -> None:
 
 @cli.command()
 @shared_options
-@click.option("--user", required=True, help="A user id.")
-@click.option("--item", required=True, help="An item id.")
+@user_option
+@click.option("--item", required=True, type=GivenId(), help="An item id.")
 @release_option
 @click.option(
     "--date", type=NightDate(), default=None, help="A night that is not published: the champion on its features."

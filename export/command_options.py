@@ -34,6 +34,19 @@ class NightDate(click.ParamType[dt.date]):
             self.fail(str(error), param, ctx)
 
 
+class GivenId(click.ParamType[str]):
+    """A user's or an item's id. Bytes that are not UTF-8 reach Python as surrogates, which no table can hold."""
+
+    name = "ID"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail(f"expected an id in UTF-8, got {value!r}", param, ctx)
+        return str(value)
+
+
 class ReleaseId(click.ParamType[str]):
     """The id of a release, as `attractor releases` lists them."""
 
@@ -54,6 +67,7 @@ def reason_given(context: click.Context, option: click.Parameter, value: str | N
     return value
 
 
+user_option = click.option("--user", required=True, type=GivenId(), help="A user id.")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 date_option = click.option(

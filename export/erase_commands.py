@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from export.command_options import say, shared_options
+from export.command_options import say, shared_options, user_option
 from export.ledger import open_ledger
 from export.ledger_models import State
 from features.configuration import Configuration, load
@@ -18,7 +18,7 @@ from features.mirror_records import MIRRORS
 
 @click.command()
 @shared_options
-@click.option("--user", required=True, help="A user id.")
+@user_option
 @click.option("--dry-run", is_flag=True, help="Search every place and change nothing.")
 def erase(file: Path | None, as_json: bool, user: str, dry_run: bool) -> None:
     """Remove a user from every table, training set, model and release, for good; exit with 1 if something is left."""

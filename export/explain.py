@@ -42,6 +42,7 @@ class Published:
     rank: int | None
     score: float | None
     difference: float | None  # recomputed less published
+    erased: bool = False  # whether a user was erased from the release since it was scored
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,15 @@ def _trained_rows(artifact: Artifact, name: str, ids: pa.StringArray) -> np.ndar
 def _published(release: Release, explanation: Explanation) -> Published:
     table = release.tables["dicer_user_attraction"]
     row = table.locate_one([explanation.user_id])
+    erased = bool(release.manifest.get("erased_from"))
     if row < 0:
-        return Published(release.release_id, 0, None, None, None)
+        return Published(release.release_id, 0, None, None, None, erased)
     items, scores = (table.column(name, np.array([row]))[0].as_py() for name in ("item_ids", "scores"))
     if explanation.item_id not in items:
-        return Published(release.release_id, len(items), None, None, None)
+        return Published(release.release_id, len(items), None, None, None, erased)
     place = items.index(explanation.item_id)
-    return Published(release.release_id, len(items), place + 1, scores[place], explanation.score - scores[place])
+    difference = explanation.score - scores[place]
+    return Published(release.release_id, len(items), place + 1, scores[place], difference, erased)
 
 
 def _titles(configuration: Configuration, date: dt.date, explanation: Explanation) -> dict[str, str]:

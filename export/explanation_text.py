@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from export.explain import ExplainedScore
-from models.dicer.explanation import Maxima, Owner
+from export.terminal_text import one_line, shortened
+from models.dicer.explanation import Attraction, Interest, Maxima, Owner
 
 FRIENDS_SHOWN, CONSUMERS_SHOWN, ITEMS_SHOWN = 5, 5, 3
 TOLERANCE = 1e-5
@@ -21,8 +22,10 @@ _HEADS = {
 
 def explanation_text(explained: ExplainedScore) -> str:
     """The explanation in lines; signed numbers are attributions in units of the head's logit."""
-    parts = [list(_score(explained)), list(_interest(explained)), list(_attraction(explained)), remarks(explained)]
-    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+    parts = [list(_score(explained))]
+    if not _is_likeness_alone(explained):
+        parts += [list(_interest(explained)), list(_attraction(explained))]
+    return "\n\n".join("\n".join(map(one_line, lines)) for lines in [*parts, remarks(explained)] if lines)
 
 
 def remarks(explained: ExplainedScore) -> list[str]:
@@ -97,7 +100,7 @@ def _count(maxima: Maxima, what: str) -> str:
 
 def _items(maxima: Maxima, titles: Mapping[str, str]) -> str:
     shown = maxima.owners[:ITEMS_SHOWN]
-    return " · ".join(_owner(titles.get(owner.id, f"item {owner.id}"), owner) for owner in shown)
+    return " · ".join(_owner(shortened(titles.get(owner.id, f"item {owner.id}")), owner) for owner in shown)
 
 
 def _owner(name: str, owner: Owner) -> str:
@@ -105,7 +108,7 @@ def _owner(name: str, owner: Owner) -> str:
 
 
 def _named(item: str, titles: Mapping[str, str]) -> str:
-    return f"{item} “{titles[item]}”" if item in titles else item
+    return f"{item} “{shortened(titles[item])}”" if item in titles else item
 
 
 def _weight(weight: float) -> str:
@@ -124,12 +127,27 @@ def _about_the_pair(explained: ExplainedScore) -> Iterator[str]:
         yield "Training did not know the item, which starts from zeros and is what similar items make of it."
 
 
+def _is_likeness_alone(explained: ExplainedScore) -> bool:
+    """Whether the heads of a `dicer_plus` are silent, as they stay where validation says that they add nothing."""
+    explanation = explained.explanation
+    return explanation.likeness is not None and not any(head.logit for head in explanation.heads)
+
+
+def _has_owner(part: Interest | Attraction) -> bool:
+    if isinstance(part, Attraction):
+        return bool(part.audience.owners)
+    return any(maxima.owners for maxima in (part.own, *(friend.history for friend in part.friends)))
+
+
 def _about_the_heads(explained: ExplainedScore) -> Iterator[str]:
     interest, attraction = explained.explanation.interest, explained.explanation.attraction
+    if _is_likeness_alone(explained):
+        yield "The heads add nothing here: the score is the likeness alone, which is not split over items or friends."
+        return
     for name, part in (("interest", interest), ("attraction", attraction)):
         if part is None:
             yield f"This model has no {name} head ({_HEADS[name]})."
-        elif part.attributed == 0 and part.moved != 0:
+        elif part.attributed == 0 and _has_owner(part):
             yield f"Here the {name} head does not answer to small changes, so it gives nobody a weight."
     if interest is not None:
         if not interest.own.members:
@@ -154,7 +172,9 @@ def _about_the_release(explained: ExplainedScore) -> Iterator[str]:
     elif published.rank is None and not explained.explanation.had_item:
         yield f"The item is not among the {published.listed} best that were published for the user."
     if published.difference is not None and abs(published.difference) > TOLERANCE:
-        yield (
-            f"The published score is another one, by {published.difference:+.1e}: the feature partitions of "
-            f"{explained.date} were built again since the release was scored."
+        cause = (
+            "since it was scored a user was erased, from the feature partitions and the model as well."
+            if published.erased
+            else f"the feature partitions of {explained.date} were built again since the release was scored."
         )
+        yield f"The published score is another one, by {published.difference:+.1e}: {cause}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from export.command_options import ReleaseId, now, release_option, say, shared_options
+from export.command_options import ReleaseId, now, release_option, say, shared_options, user_option
 from features.configuration import load
 
 
@@ -49,7 +49,7 @@ def rollback(file: Path | None, as_json: bool, to: str | None, dry_run: bool) ->
 
 @click.command()
 @shared_options
-@click.option("--user", required=True, help="A user id.")
+@user_option
 @click.option("--query", default="", help="What the user asks for now; without it, the published interest.")
 @release_option
 @click.option("--top", type=click.IntRange(0), default=10, help="How many of the nearest items to show.")

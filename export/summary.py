@@ -17,6 +17,7 @@ from export.ledger import open_ledger
 from export.promotion import GateConfig, judge
 from export.release import status
 from export.staging import directory_of
+from export.terminal_text import one_line, shortened
 from features.configuration import Configuration
 from features.errors import MissingInput
 from features.partitions import partition_path, read_partition
@@ -178,7 +179,7 @@ def _recommended(users: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for user in users:
         yield f"  user {user['user_id']}"
         for what in ("last", "attracted_by", "interested_in"):
-            yield f"    {what.replace('_', ' '):<14}" + (" · ".join(user[what]) or "nothing")
+            yield one_line(f"    {what.replace('_', ' '):<14}" + (" · ".join(map(shortened, user[what])) or "nothing"))
 
 
 def _further(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -76,10 +76,10 @@ class Configuration:
         except (ValidationError, ValueError) as error:
             raise ConfigurationError(f"{self.file}: [{name}] {error}") from error
 
-    def _start(self, name: str, chosen: str | None, named: Mapping[str, Callable[[], Section]]) -> dict[str, Any]:
+    def _start(self, name: str, chosen: object, named: Mapping[str, Callable[[], Section]]) -> dict[str, Any]:
         if chosen is None:
             return {}
-        if chosen not in named:
+        if not isinstance(chosen, str) or chosen not in named:
             raise ConfigurationError(f"{self.file}: [{name}] named {chosen!r}: it may be {', '.join(sorted(named))}")
         return dataclasses.asdict(named[chosen]())  # type: ignore[call-overload,no-any-return]
 

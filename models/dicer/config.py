@@ -69,14 +69,11 @@ class DicerConfig:
                 raise ValueError(f"dicer {name} must be at least 1, got {getattr(self, name)}")
         if self.layers < 0:
             raise ValueError(f"dicer layers must be at least 0, got {self.layers}")
-        if self.temperature <= 0 or self.correction <= 0:
-            got = f"{self.temperature} and {self.correction}"
-            raise ValueError(f"dicer temperature and correction must be above 0, got {got}")
         if self.fanout is not None and self.fanout < 1:
             raise ValueError(f"dicer fanout must be at least 1 or left out, got {self.fanout}")
-        for name in ("learning_rate", "likeness_learning_rate"):
+        for name in ("learning_rate", "likeness_learning_rate", "temperature", "correction"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"dicer {name} must be above 0, got {getattr(self, name)}")
+                raise ValueError(f"dicer {name} must be above 0 and finite, got {getattr(self, name)}")
         for name in ("weight_decay", "focal_gamma"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"dicer {name} must be at least 0, got {getattr(self, name)}")

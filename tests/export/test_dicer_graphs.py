@@ -101,6 +101,7 @@ def test_the_artifact_holds_graphs_bases_weights_parity_and_metrics(dicer: Expor
     np.testing.assert_array_equal(np.array(bases["base"].to_pylist()), trained.network.item_base.detach().numpy())
     weights = load_file(artifact.path("weights.safetensors"))
     assert all(torch.equal(weights[name], value) for name, value in trained.network.state_dict().items())
+    assert len({path.stat().st_mode for path in artifact.directory.iterdir()}) == 1, "whoever trained it"
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

@@ -186,6 +186,7 @@ def test_the_trained_row_goes_with_its_id(world: Configuration, dicer: ExportedD
     assert made.manifest["about"]["erased_from"] == [before.name]
     assert made.manifest["about"]["held_out"] == {"metric": "NDCG@10", "users": 5, "mean": pytest.approx(0.4)}
     assert len(pq.read_table(made.path(HELD_OUT))) == 5
+    assert len({path.stat().st_mode for path in made.directory.iterdir()}) == 1, "whoever could read it still can"
     weights = load_file(made.path(WEIGHTS))
     assert np.array_equal(weights[USER_BASE], np.delete(old[USER_BASE], 3, axis=0))
     assert all(np.array_equal(weights[name], old[name]) for name in old if name != USER_BASE)

@@ -20,6 +20,7 @@ from export.dicer_graphs import write_bases
 from export.dicer_scoring import score_dicer
 from export.explain import ExplainedScore, Published, explain_score, load_network
 from export.explanation_text import explanation_text, remarks
+from export.terminal_text import one_line
 from features.configuration import Configuration
 from features.contracts import FEATURES, IDS, TIMESTAMP, VECTOR
 from features.errors import ArtifactCorrupt, MissingInput
@@ -175,14 +176,41 @@ def test_words_for_what_a_head_or_a_friend_does_not_say(state: Configuration) ->
     assert any(line.startswith("Not heard") for line in remarks(some))
     flat = changed(told, attraction=dataclasses.replace(attraction, moved=0.5, attributed=0.0))
     assert any("does not answer to small changes" in line for line in remarks(flat))
+    dead = changed(told, attraction=dataclasses.replace(attraction, moved=0.0, attributed=0.0))
+    assert any("does not answer to small changes" in line for line in remarks(dead))
     nobody = dataclasses.replace(attraction.audience, members=0, nobody=8, attribution=0.0, owners=())
     unseen = changed(told, attraction=Attraction(nobody, moved=0.0, attributed=0.0))
     assert any(line.startswith("Nobody had the item") for line in remarks(unseen))
+    assert not any("does not answer to small changes" in line for line in remarks(unseen))
     assert "past consumers, 0 users" in explanation_text(unseen)
     deaf = changed(told, interest=dataclasses.replace(interest, friends=(), hears_friends=False))
     assert "This model does not listen to friends." in remarks(deaf)
     many = changed(told, interest=dataclasses.replace(interest, friends=interest.friends[:1] * 8))
     assert "3 more friends" in explanation_text(many)
+
+
+def test_heads_that_add_nothing_to_a_likeness_are_not_listed(state: Configuration) -> None:
+    told = explain_score(state, "u0001", "i0002")
+    heads = tuple(dataclasses.replace(head, logit=0.0, contribution=0.0) for head in told.explanation.heads)
+    silent = changed(told, heads=heads, likeness=0.7)
+    assert any(line.startswith("The heads add nothing here") for line in remarks(silent))
+    assert "moves its logit" not in explanation_text(silent)
+    assert "sigmoid of +0.7000" in explanation_text(silent)
+    heard = changed(told, likeness=0.7)
+    assert not any(line.startswith("The heads add nothing here") for line in remarks(heard))
+    assert "moves its logit" in explanation_text(heard)
+
+
+def test_a_title_stays_on_its_line_and_is_cut(state: Configuration) -> None:
+    told = explain_score(state, "u0001", "i0002")
+    lines = explanation_text(told).count("\n")
+    odd = "Line\nbreak \x1b[31mred\ttab \u202ertl " + "x" * 500
+    shown = explanation_text(dataclasses.replace(told, titles=dict.fromkeys(told.titles, odd)))
+    assert shown.count("\n") == lines
+    assert all(character.isprintable() for character in shown.replace("\n", ""))
+    assert "“Line break  [31mred tab  rtl xxx" in shown
+    assert "x" * 80 not in shown
+    assert one_line("\U0001f468\u200d\U0001f469 می\u200cخواهم") == "\U0001f468\u200d\U0001f469 می\u200cخواهم"
 
 
 def test_friends_who_move_nothing_are_one_line(state: Configuration) -> None:
@@ -220,6 +248,9 @@ def test_partitions_that_changed_since_the_release_are_told(own_state: Configura
     assert told.published.difference is not None
     assert abs(told.published.difference) > 1e-5
     assert any("built again" in line for line in remarks(told))
+    erased = dataclasses.replace(told, published=dataclasses.replace(told.published, erased=True))
+    assert any("a user was erased" in line for line in remarks(erased))
+    assert not any("built again" in line for line in remarks(erased))
 
 
 def best(state: Configuration) -> str:
@@ -301,6 +332,8 @@ def test_the_command_prints_words_or_json(state: Configuration, capsys: pytest.C
         (["--user", "u0001", "--item", "i0002", "--date", "2026-01-19"], 1),
         (["--user", "u0001", "--item", "i0002", "--date", "2026-01-20", "--release", "x"], 2),
         (["--user", "u0001"], 2),
+        (["--user", "u\udcff", "--item", "i0002"], 2),
+        (["--user", "u0001", "--item", "i\udcff"], 2),
     ],
 )
 def test_exit_codes(state: Configuration, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from export.plan import plan
 from features.configuration import Configuration, load
 from features.errors import ConfigurationError
 from features.files import write_json
-from models.dicer.config import paper
+from models.dicer.config import NAMED, paper
 from tests.command_line import attractor
 from tests.tiny_world import NIGHT, write_world
 
@@ -34,6 +35,21 @@ def no_clock() -> Any:
 
 def test_other_models_are_taken_as_they_are(tmp_path: Path) -> None:
     assert dicer_config(load(write_world(tmp_path, dicer={"named": "dicer"}))) == paper()
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMED) - {"attention_instead_of_modulation"}))
+def test_an_ablation_is_chosen_by_its_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "attractor.toml"
+    assert dicer_config(Configuration(file, tmp_path, {"dicer": {"named": name}})) == NAMED[name]()
+    smaller = dicer_config(Configuration(file, tmp_path, {"dicer": {"named": name, "dimension": 8}}))
+    assert smaller == replace(NAMED[name](), dimension=8)
+
+
+@pytest.mark.parametrize("name", ["gatt", 3, ["gat"], {"gat": 1}])
+def test_what_names_no_model_is_refused_with_those_that_there_are(tmp_path: Path, name: object) -> None:
+    section = {"dicer": {"named": name}}
+    with pytest.raises(ConfigurationError, match=r"\[dicer\] named .*: it may be .*dicer_plus, gat, "):
+        dicer_config(Configuration(tmp_path / "attractor.toml", tmp_path, section))
 
 
 def test_a_night_is_refused_before_it_begins(configuration: Configuration) -> None:

@@ -184,6 +184,13 @@ def test_running_statistics_do_not_depend_on_the_order_of_a_steps_batches() -> N
     assert int(first.num_batches_tracked) == 1
 
 
+def test_a_checkpoint_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    learn(network(), tmp_path / "run")
+    files = sorted((tmp_path / "run").iterdir())
+    assert len(files) == 4
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_what_is_frozen_is_not_written_and_stays_as_it_was(tmp_path: Path) -> None:
     net = network()
     net[0].requires_grad_(False)

@@ -51,6 +51,7 @@ def save(root: Path, model: str, fill: Callable[[Path], Mapping[str, Any]]) -> A
         manifest = {"model": model, "files": files, "about": dict(about)}
         version = f"{model}-{sha256_of_json(manifest)[:12]}"
         write_json(draft / MANIFEST, manifest)
+        _readable_as_usual(draft)
         fsync_tree(draft)
         if not (root / model / version).exists():
             draft.rename(root / model / version)
@@ -58,6 +59,14 @@ def save(root: Path, model: str, fill: Callable[[Path], Mapping[str, Any]]) -> A
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return load(root, version)
+
+
+def _readable_as_usual(draft: Path) -> None:
+    """Whoever trains need not be who scores: safetensors and onnx leave some files to their owner alone."""
+    permissions = (draft / MANIFEST).stat().st_mode
+    for path in draft.rglob("*"):
+        if path.is_file():
+            path.chmod(permissions)
 
 
 def load(root: Path, version: str) -> Artifact:

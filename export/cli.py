@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from sqlalchemy.exc import OperationalError
 
 from export import night as nights
 from export import stages
@@ -29,6 +28,7 @@ from export.command_options import (
     force_option,
     model_option,
     now,
+    own_errors,
     release_option,
     say,
     shared_options,
@@ -46,7 +46,6 @@ from export.operations_commands import doctor, ledger, plan, runs
 from export.release_commands import interest, rollback, verify
 from export.warehouse_template import warehouse_text
 from features.configuration import FILE_NAME, load
-from features.errors import AttractorError, GateFailed
 
 DEMO_FILE_NAME = "attractor.demo.toml"
 DEMO_DATE = dt.date(2026, 3, 2)  # the day after the last event of the default market
@@ -179,9 +178,14 @@ def export(file: Path | None, as_json: bool, date: dt.date, model: str, backbone
 @click.option("--files", type=FOLDER, required=True, help="Pictures, each named <item id>.png, .jpg, .webp, ...")
 @click.option("--backbone", required=True, help="A vision-language model (Qwen3-VL): a directory or a hub id.")
 @click.option("--revision", default="main", help="Of a hub id: a branch, a tag or a commit.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The item table with picture vectors.")
 @click.option(
-    "--cache", type=click.Path(path_type=Path), default=Path(".attractor/pictures"), help="Vectors by content."
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The item table with picture vectors."
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".attractor/pictures"),
+    help="Vectors by content.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def pictures(items: Path, files: Path, backbone: str, revision: str, out: Path, cache: Path, as_json: bool) -> None:
@@ -352,22 +356,13 @@ def _say_result(result: StageResult, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: Attractor's own errors become one line and their exit code; anything else is a bug and is shown."""
+    """Entry point."""
     # Libraries talking about themselves: an optional package that nothing here uses, a deprecation that is not ours.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
-    try:
+    with own_errors():
         configure()
         cli()
-    except GateFailed as refusal:
-        progress.error("refused: %s", refusal)
-        sys.exit(3)
-    except AttractorError as error:
-        progress.error("error: %s", error)
-        sys.exit(1)
-    except OperationalError as error:  # of the ledger, wherever a stage asks it; what the driver says names no password
-        progress.error("error: the database does not answer: %s", error.orig)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from export.champions import MODELS
-from export.logs import LoggingConfig, configure
+from export.logs import LoggingConfig, configure, progress
 from features.configuration import FILE_NAME, load
-from features.errors import ConfigurationError
+from features.errors import AttractorError, ConfigurationError, GateFailed
 from features.release_ids import night_of_release
 from features.windows import parse_date
 
@@ -115,6 +118,22 @@ def shared_options(command: Command) -> Command:
         callback=logs_as_configured,
         help=f"Configuration file; else $ATTRACTOR_CONFIG, else {FILE_NAME} here, above or in the clone.",
     )(command)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Attractor's own errors become one line and their exit code; anything else is a bug and is shown."""
+    try:
+        yield
+    except GateFailed as refusal:
+        progress.error("refused: %s", refusal)
+        sys.exit(3)
+    except AttractorError as error:
+        progress.error("error: %s", error)
+        sys.exit(1)
+    except OperationalError as error:  # of the ledger, wherever a stage asks it; what the driver says names no password
+        progress.error("error: the database does not answer: %s", error.orig)
+        sys.exit(1)
 
 
 def say(value: Any, as_json: bool, lines: list[str]) -> None:

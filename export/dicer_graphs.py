@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from export.dicer_scoring import (
@@ -99,7 +99,7 @@ def export_dicer(trained: TrainedDicer, training_set: TrainingSet, directory: Pa
     export_graphs(network, directory)
     write_bases(trained, directory)
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
-    (directory / "weights.safetensors").write_bytes(save(weights))  # save_file would leave it to its owner alone
+    save_file(weights, directory / "weights.safetensors")
     parity = measure_parity(network, directory, recent)
     bases = (
         cold_rows(network.user_base, rows_of(recent.user_ids, trained.user_ids)),

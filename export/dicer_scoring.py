@@ -28,6 +28,7 @@ from export.parity import open_session
 from features.configuration import Configuration
 from features.contracts import DICER_USER_ATTRACTION
 from features.cores import usable_cores
+from features.errors import ContractViolation
 from features.files import replacing_file
 from features.partitions import read_partition
 from models.dicer.graphs import Graphs, Indices, Lists, graphs_of, rows_of, user_blocks
@@ -142,7 +143,7 @@ class BlockScorer:
     block: tuple[int, int]  # users and items of one run
 
     def scores(self, users: Indices) -> Floats:
-        """Scores [users, items], each strictly between 0 and 1."""
+        """Scores [users, items], each strictly between 0 and 1. Raises ContractViolation for one that is no number."""
         scores = np.empty((len(users), self.items), np.float32)
         starts = range(0, len(users), self.block[0])
         by_user = [_user_inputs(self.tables, self.friends, users[n : n + self.block[0]]) for n in starts]
@@ -151,6 +152,9 @@ class BlockScorer:
             by_item = _item_inputs(self.tables, columns)
             for start, inputs in zip(starts, by_user, strict=True):
                 scores[start : start + self.block[0], columns] = self.session.run(None, inputs | by_item)[0]
+        if not np.isfinite(scores).all():
+            user = int(users[np.argmin(np.isfinite(scores).all(axis=1))])
+            raise ContractViolation(DICER_USER_ATTRACTION.name, "scores", "finite numbers", row=user, value="NaN")
         return np.clip(scores, *_OPEN, out=scores)
 
 

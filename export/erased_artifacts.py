@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from safetensors.numpy import load_file
-from safetensors.numpy import save as serialised
+from safetensors.numpy import load_file, save_file
 
 from export.artifacts import Artifact, load, save
 from export.champions import rename
@@ -81,5 +80,4 @@ def _cut_bases(artifact: Artifact, directory: Path, user: str) -> None:
     pq.write_table(bases.filter(kept), directory / USER_BASES)
     weights = load_file(artifact.path(WEIGHTS))
     rows = np.flatnonzero(kept.to_numpy())
-    left = weights | {USER_BASE: np.ascontiguousarray(weights[USER_BASE][rows])}
-    (directory / WEIGHTS).write_bytes(serialised(left))  # save_file would leave it to its owner alone
+    save_file(weights | {USER_BASE: np.ascontiguousarray(weights[USER_BASE][rows])}, directory / WEIGHTS)

@@ -25,8 +25,8 @@ from export.alignment import NODE as ALIGNMENT_NODE
 from export.alignment import Alignment, align, rotate, save_rotation, standing_alignment
 from export.artifacts import Artifact
 from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH, Vectors
-from export.karma_quantisation import EncodingConfig, int8_cost, write_int8
-from export.karma_settings import AlignmentConfig
+from export.karma_quantisation import int8_cost, write_int8
+from export.karma_settings import AlignmentConfig, EncodingConfig
 from export.parity import Arrays, Case, measure
 from features.files import replacing_file, sha256_of_file, sha256_of_json, write_json
 from features.training_sets import TrainingSet

@@ -1,15 +1,27 @@
-"""The settings of KARMA: the section `[karma]`, the backbone that a command names instead, and `[alignment]`."""
+"""The settings of KARMA: the sections `[karma]`, `[encoding]` and `[alignment]`, and a command's backbone."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from export.artifacts import Artifact
 from export.champions import champion, champion_version
 from features.configuration import Configuration
 from models.karma.config import NAMED, KarmaConfig
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """How KARMA's graphs compute the night."""
+
+    precision: Literal["fp32", "int8"] = "fp32"  # of the graphs' products; int8 is quicker on processors made for it
+    overlap_floor: float = 0.99  # share of top-100 lists that int8 must leave as they are, or the export refuses it
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.overlap_floor <= 1.0:
+            raise ValueError(f"overlap_floor must be in [0, 1], got {self.overlap_floor}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from export import artifacts
 from export.held_out import HELD_OUT, METRIC, held_out_gains
-from export.karma_settings import AlignmentConfig, karma_config, standing_karma
+from export.karma_settings import AlignmentConfig, EncodingConfig, karma_config, standing_karma
 from export.ledger import Figures
 from export.model_settings import dicer_config
 from features.configuration import Configuration
@@ -49,7 +49,6 @@ def _write(
 ) -> dict[str, Any]:
     if model == "karma":
         from export.karma_graphs import export_karma
-        from export.karma_quantisation import EncodingConfig
 
         alignment = configuration.section("alignment", AlignmentConfig)
         standing = standing_karma(configuration)

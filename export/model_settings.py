@@ -20,9 +20,11 @@ def dicer_config(configuration: Configuration) -> DicerConfig:
 
 def require_trainable(configuration: Configuration, model: str) -> None:
     """Raises ConfigurationError where the settings of `model` keep it from being trained and exported."""
-    from export.karma_settings import karma_config
+    from export.karma_settings import AlignmentConfig, EncodingConfig, karma_config
 
     if model == "karma":
         karma_config(configuration)
+        configuration.section("encoding", EncodingConfig)
+        configuration.section("alignment", AlignmentConfig)
     else:
         dicer_config(configuration)

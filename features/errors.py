@@ -12,7 +12,6 @@ AttractorError
 ├── BucketUnreachable    the bucket that releases live in does not answer, or refused
 ├── DiskFailed           the disk is full, read-only or broken; names the file that it refused
 ├── BenchmarkFailed      a process of a benchmark failed; the others were ended
-├── ParityFailed         an ONNX graph does not compute what its torch network computes
 └── GateFailed           an audit or promotion gate refused; carries the verdicts
 """
 
@@ -96,10 +95,6 @@ class DiskFailed(AttractorError):
 
 class BenchmarkFailed(AttractorError):
     """A process that ran a share of a benchmark failed; what it said stands above."""
-
-
-class ParityFailed(AttractorError):
-    """An exported graph disagrees with the network it came from by more than the tolerance."""
 
 
 class GateFailed(AttractorError):

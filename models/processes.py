@@ -9,23 +9,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, distributed
 
+from features.errors import ConfigurationError
+
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Join the group that `torchrun` started this process in: NCCL, one GPU a process, where there are GPUs; else gloo.
+def joined(device: Literal["cpu", "cuda"] = "cpu") -> Iterator[None]:
+    """Join the group that `torchrun` started this process in: NCCL and a GPU of its own on `cuda`, else gloo.
 
-    Without `torchrun` this process stays alone.
+    Without `torchrun` this process stays alone. Raises ConfigurationError if there is no GPU for it.
     """
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if device == "cuda":
+        place, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= gpus:
+            raise ConfigurationError(f"expected a GPU for each process, got process {place} here and {gpus} GPUs")
+        torch.cuda.set_device(place)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield
     finally:

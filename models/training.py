@@ -156,7 +156,7 @@ def _differentiable(network: nn.Module, objective: Objective) -> nn.Module:
     if processes.count() == 1:
         return loss_of
     # Buffers are averaged in `_step`: a broadcast would keep what the first process saw and forget the others'.
-    return DistributedDataParallel(loss_of, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(loss_of, forward_sync_buffers=False, find_unused_parameters=True)
 
 
 def _step(

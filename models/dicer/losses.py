@@ -33,7 +33,8 @@ def focal(logits: Tensor, labels: Tensor, *, gamma: float, alpha: float) -> Tens
     """The authors' program: `-α_t (1 - p_t)^γ log p_t` of each head, summed over heads, averaged over pairs."""
     signed = torch.where(labels > 0, logits, -logits)
     balance = torch.where(labels > 0, alpha, 1 - alpha)
-    return -(balance * torch.sigmoid(-signed) ** gamma * functional.logsigmoid(signed)).sum(dim=0).mean()
+    not_yet = torch.exp(gamma * functional.logsigmoid(-signed))  # a power's gradient is infinite at 0 for γ below 1
+    return -(balance * not_yet * functional.logsigmoid(signed)).sum(dim=0).mean()
 
 
 def sampled_softmax(positives: Tensor, negatives: Tensor, *, stands_for: float = 1.0) -> Tensor:

@@ -202,7 +202,26 @@ def _ablation_table(groups: Mapping[str, list[Result]]) -> Iterator[str]:
         lost = row.recall / published - 1 if row.recall is not None else -(row.loss or 0.0)
         yield f"| {row.label} | {ours} | {change} | {len(group) or ''} | {told} | *{_change(lost)}* |"
     yield ""
+    if whole:
+        yield from _limits(groups, whole[0])
     yield from _trust_of_ablations(groups, metric)
+
+
+def _limits(groups: Mapping[str, list[Result]], whole: Result) -> Iterator[str]:
+    """In what an ablation differs from the whole model beside the part it is named after."""
+    limits = [
+        ("graphs", "similar_cap", "hears only the {} most similar of a node"),
+        ("configuration", "fanout", "hears at most {} drawn neighbours, friends and entries of a list"),
+    ]
+    told = [
+        f"- {row.label}: {words.format(limit)}, where the whole model hears all."
+        for row in ABLATIONS
+        for run in groups.get(row.arm, [])[:1]
+        for where, name, words in limits
+        if (limit := run.get(where, {}).get(name)) is not None and whole.get(where, {}).get(name) is None
+    ]
+    if told:
+        yield "\n".join(["For the sake of memory, beside the part that is named:", "", *told, ""])
 
 
 def _size(run: Result) -> list[Any]:

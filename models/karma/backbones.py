@@ -146,7 +146,9 @@ def load_pretrained(name: str, *, revision: str = "main") -> Any:
         seeing = config.model_type == "qwen3_vl"
         architectures = config.architectures or ["none named"]
         if not seeing and not any(known.endswith("ForCausalLM") for known in architectures):
-            raise ConfigurationError(f"backbone {name!r}: expected a causal language model, got {architectures}")
+            raise ConfigurationError(
+                f"backbone {name!r}: expected a causal language model, named ...ForCausalLM, got {architectures}"
+            )
         kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
         model, loading = kind.from_pretrained(
             name,
@@ -325,11 +327,15 @@ def _compute_twice(decoder: Any) -> None:
 def _with_corrections(decoder: Any, config: KarmaConfig) -> Any:
     from peft import LoraConfig, get_peft_model  # seconds to import, and the built-in model needs none of it
 
+    modules: str | list[str] = config.lora_modules
+    if modules != "all-linear":
+        modules = [name.strip() for name in config.lora_modules.split(",")]
+        _refuse_unknown_layers(decoder, config, modules)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=config.lora_modules if config.lora_modules == "all-linear" else config.lora_modules.split(","),
+        target_modules=modules,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers renames
@@ -341,6 +347,15 @@ def _with_corrections(decoder: Any, config: KarmaConfig) -> Any:
                 f"backbone {config.backbone!r} with lora_modules {config.lora_modules!r} and lora_dropout "
                 f"{config.lora_dropout}: {reason}"
             ) from error
+
+
+def _refuse_unknown_layers(decoder: Any, config: KarmaConfig, names: Iterable[str]) -> None:
+    """A name that no layer bears: peft says nothing as long as another one is found."""
+    paths = [f".{path}" for path, _ in decoder.named_modules() if path]
+    if unknown := [name for name in names if not any(path.endswith(f".{name}") for path in paths)]:
+        raise ConfigurationError(
+            f"backbone {config.backbone!r} with lora_modules {config.lora_modules!r}: it has no layer {unknown[0]!r}"
+        )
 
 
 def _positions(config: KarmaConfig) -> int:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 _COUNTS = (
-    *("vocabulary", "query_tokens", "history_item_tokens", "item_tokens", "compressed_tokens", "lora_rank"),
+    *("vocabulary", "query_tokens", "history_item_tokens", "item_tokens", "compressed_tokens"),
+    *("lora_rank", "lora_alpha"),
     *("layers", "hidden", "heads", "feedforward", "embedding", "soft_tokens", "decoded_positions"),
     *("accumulation", "pretraining_batch", "validate_every", "patience", "validation_users", "targets_per_user"),
 )

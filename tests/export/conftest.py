@@ -11,7 +11,7 @@ import torch
 from export.artifacts import save
 from export.dicer_graphs import export_dicer
 from export.karma_graphs import export_karma
-from export.karma_quantisation import EncodingConfig
+from export.karma_settings import EncodingConfig
 from models.dicer.config import dicer_tiny
 from models.dicer.network import Dicer
 from models.dicer.training import TrainedDicer

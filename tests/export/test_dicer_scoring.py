@@ -29,7 +29,7 @@ from export.dicer_scoring import (
 )
 from features.configuration import Configuration
 from features.contracts import DICER_USER_ATTRACTION, FEATURES, TIMESTAMP
-from features.errors import MissingInput
+from features.errors import ContractViolation, MissingInput
 from features.partitions import partition_path, write_rows
 from models.dicer import definition
 from models.dicer.encoder import edges_of
@@ -117,6 +117,15 @@ def tables_of(dicer: ExportedDicer) -> Tables:
     graphs = dicer.world.graphs()
     bases = (base_rows(dicer.artifact.path(name), ids)[0] for name, ids in bases_of(graphs))
     return encode(dicer.artifact.path(ENCODER), graphs, *bases)
+
+
+def test_a_score_that_is_no_number_ends_the_night(dicer: ExportedDicer) -> None:
+    graphs, tables = dicer.world.graphs(), tables_of(dicer)
+    broken = {name: table.copy() for name, table in tables.items()}
+    broken["user_own"][2] = np.nan
+    scorer = open_scorer(dicer.artifact.path(SCORER), graphs, broken, block=(2, 3))
+    with pytest.raises(ContractViolation, match="column 'scores', row 2: expected finite numbers"):
+        list(ranked_lists(scorer, graphs, top_k=4))
 
 
 def test_neither_blocks_nor_cores_show(dicer: ExportedDicer) -> None:

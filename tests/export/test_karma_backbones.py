@@ -14,8 +14,10 @@ from safetensors import safe_open
 
 from export import karma_graphs
 from export.artifacts import Artifact, save
+from export.karma_encoding import quantised
 from export.karma_graphs import HISTORY_GRAPH, ITEM_GRAPH, WEIGHTS, export_karma
 from export.karma_scoring import score_karma
+from export.karma_settings import EncodingConfig
 from features.configuration import Configuration
 from features.contracts import FEATURES
 from features.files import read_json
@@ -55,9 +57,19 @@ def test_weights_too_large_for_one_file_stand_beside_their_graph(
 ) -> None:
     monkeypatch.setattr(karma_graphs, "SINGLE_FILE_BYTES", 1000)
     artifact = judge_a_night(tmp_path, "smollm")
-    for graph in (HISTORY_GRAPH, ITEM_GRAPH):
-        assert artifact.path(f"{graph}.data").stat().st_size > 10_000
-        assert f"{graph}.data" in artifact.manifest["files"], "its bytes are checked as the graph's are"
+    encoding = EncodingConfig(precision="int8", overlap_floor=0.0)
+    trained = trained_on(tmp_path / "backbone")
+    rough = save(tmp_path / "int8", "karma", lambda folder: export_karma(trained, training_set(), folder, encoding))
+    quantised_graphs = [quantised(graph) for graph in (HISTORY_GRAPH, ITEM_GRAPH)]
+    for made, graphs in ((artifact, (HISTORY_GRAPH, ITEM_GRAPH)), (rough, quantised_graphs)):
+        for graph in graphs:
+            assert made.path(f"{graph}.data").stat().st_size > 10_000
+            assert f"{graph}.data" in made.manifest["files"], "its bytes are checked as the graph's are"
+        assert len({path.stat().st_mode for path in made.directory.iterdir()}) == 1
+    monkeypatch.undo()
+    inside = save(tmp_path / "inside", "karma", lambda folder: export_karma(trained, training_set(), folder, encoding))
+    assert inside.manifest["about"]["int8"] == rough.manifest["about"]["int8"]
+    assert not inside.path(f"{quantised(ITEM_GRAPH)}.data").exists()
 
 
 def judge_a_night(tmp_path: Path, family: str) -> Artifact:

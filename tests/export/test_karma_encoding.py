@@ -18,8 +18,9 @@ import torch
 from export.artifacts import Artifact
 from export.karma_cache import cache_path, content_keys, item_cache
 from export.karma_encoding import HISTORY_GRAPH, ITEM_GRAPH, named_rows, open_encoder, quantised
-from export.karma_quantisation import EncodingConfig, int8_cost, list_overlap
+from export.karma_quantisation import int8_cost, list_overlap
 from export.karma_scoring import score_karma
+from export.karma_settings import EncodingConfig
 from features.configuration import Configuration
 from features.contracts import FEATURES
 from features.errors import GateFailed
@@ -187,6 +188,7 @@ def test_int8_is_measured_and_run(compressed_karma: ExportedKarma) -> None:
     assert 0.9 < recorded["min_cosine_items"] < 1.0
     assert 0.9 < recorded["min_cosine_users"] < 1.0
     assert recorded["users"] == 40
+    assert 0.5 <= recorded["overlap_at_3"] <= 1.0, "of 36 items: lists of a tenth"
     for name in (ITEM_GRAPH, HISTORY_GRAPH):
         kinds = {node.op_type for node in onnx.load(artifact.path(quantised(name))).graph.node}
         assert "MatMulInteger" in kinds or "DynamicQuantizeMatMul" in kinds
@@ -195,11 +197,8 @@ def test_int8_is_measured_and_run(compressed_karma: ExportedKarma) -> None:
     assert np.abs(rough.items(rows, np.arange(5)).embeddings - exact.items(rows, np.arange(5)).embeddings).max() > 1e-6
 
 
-def test_int8_that_changes_too_much_is_refused(
-    compressed_karma: ExportedKarma, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = training_set().recent
-    monkeypatch.setattr("export.karma_quantisation.LISTED", 7)  # of 36 items: their first 100 are always all
+def test_int8_that_changes_too_much_is_refused(compressed_karma: ExportedKarma) -> None:
+    known = training_set().recent  # of 36 items, whose first 100 are always all
     with pytest.raises(GateFailed, match="overlap_floor"):
         int8_cost(compressed_karma.artifact.directory, *known.values(), overlap_floor=1.0)
     with pytest.raises(ValueError, match="overlap_floor"):

@@ -63,6 +63,20 @@ def test_a_command_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert karma_config(with_backbone(before, "org/model")).backbone == "org/model"
 
 
+def test_what_processes_cannot_share_is_told_in_a_line(tmp_path: Path) -> None:
+    file = write_world(tmp_path)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    asked = ["-m", "export.torchrun", "--date", NIGHT.isoformat(), "--config", str(file)]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([*launcher, *asked], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "[karma] accumulation must be a multiple of the 2" in line]
+    assert told
+    assert all("error: " in line and line.endswith("got 1") for line in told)
+    assert "ConfigurationError" not in done.stderr, "no traceback of ours"
+
+
 def test_two_processes_train_what_the_night_then_finds_finished(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "backbone", "smollm")
     settings = {"backbone": "backbone", "adaptation": "lora", "accumulation": 2, "steps": 6, "validate_every": 3}
@@ -78,6 +92,7 @@ def test_two_processes_train_what_the_night_then_finds_finished(tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([*launcher, *asked], cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "FutureWarning" not in done.stderr
     run = jobs.run_directory(configuration, NIGHT, "karma")
     (state,) = run.glob("*/training/state.json")
     alone = train_karma(

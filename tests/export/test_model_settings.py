@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from export import jobs, stages
-from export.model_settings import dicer_config
+from export.model_settings import dicer_config, require_trainable
 from export.night import run_night
 from export.plan import plan
 from features.configuration import Configuration, load
@@ -59,6 +59,21 @@ def test_a_night_is_refused_before_it_begins(configuration: Configuration) -> No
     assert begun == []
     with pytest.raises(ConfigurationError, match=REFUSED):
         plan(configuration, NIGHT)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"), [("encoding", {"precision": "int4"}), ("alignment", {"align": True, "users": 0})]
+)
+def test_settings_of_the_export_are_read_before_anything_is_trained(
+    tmp_path: Path, section: str, settings: dict[str, object]
+) -> None:
+    configuration = load(write_world(tmp_path))
+    wrong = replace(configuration, sections={**configuration.sections, section: settings})
+    require_trainable(wrong, "dicer")
+    with pytest.raises(ConfigurationError, match=rf"\[{section}\]"):
+        require_trainable(wrong, "karma")
+    with pytest.raises(ConfigurationError, match=rf"\[{section}\]"):
+        plan(wrong, NIGHT)
 
 
 def test_a_night_that_trains_no_such_model_is_not_refused(configuration: Configuration) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from features.errors import ConfigurationError, TrainingDiverged
+from models import processes
 from models.training import LoopConfig, fit, learning_rate_share, require_device, step_generator
 
 CONFIG = LoopConfig(steps=40, validate_every=10, learning_rate=0.05, patience=10)
@@ -249,6 +250,15 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for one, two in zip(expected, history, strict=True):
         assert two == pytest.approx(one, rel=1e-5)
     assert expected[0] != expected[-1]
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    told = "a GPU for each process, got process 3 here and 2 GPUs"
+    with pytest.raises(ConfigurationError, match=told), processes.joined("cuda"):
+        raise AssertionError("it joined")
 
 
 def test_batches_that_processes_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

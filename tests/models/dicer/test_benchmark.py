@@ -312,6 +312,14 @@ def test_an_ablation_is_held_against_the_whole_model_of_its_seed_and_size() -> N
     lines = page_text([*whole, *parts]).splitlines()
     assert "| DICER (L = 3) | 0.3000 ± 0.1414 | +0.0 % | 2 | *0.3151* | *+0.0 %* |" in lines
     assert "| without social | 0.2667 ± 0.1528 | -37.5 ± 17.7 % | 3 | *0.2945* | *-6.5 %* |" in lines
+    assert not any(line.startswith("For the sake of memory") for line in lines)
+    capped = made_up("gat", 0, 0.2) | {"graphs": {"similar_cap": 20}}
+    attending = made_up("attention_instead_of_modulation", 0, 0.2)
+    lines = page_text([*whole, capped, attending]).splitlines()
+    all_heard = "where the whole model hears all."
+    assert f"- GAT instead of its GNN: hears only the 20 most similar of a node, {all_heard}" in lines
+    drawn = "hears at most 16 drawn neighbours, friends and entries of a list"
+    assert f"- attention instead of modulation: {drawn}, {all_heard}" in lines
     larger = made_up("gat", 0, 0.5)
     larger["configuration"] = larger["configuration"] | {"dimension": 128}
     assert "| GAT instead of its GNN | not run |  |  | *0.3077* | *-2.3 %* |" in page_text([*whole, larger])

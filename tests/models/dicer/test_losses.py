@@ -34,6 +34,20 @@ def test_focal_with_no_focus_is_half_the_cross_entropy_of_each_head_summed() -> 
     assert focal(LOGITS, LABELS, gamma=0.0, alpha=0.5).item() == pytest.approx(float(plain) / 2)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_of_a_sure_head_has_a_finite_gradient(gamma: float) -> None:
+    logits = torch.tensor([[120.0, -120.0], [-120.0, 120.0], [1.0, 1.0]], requires_grad=True)
+    loss = focal(logits, LABELS, gamma=gamma, alpha=0.25)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[1].all(), "what it is wrong about still moves it"
+    by_power = torch.sigmoid(torch.tensor([-1.0, 1.0])) ** gamma * torch.tensor([0.25, 0.75])
+    expected = -(by_power * torch.nn.functional.logsigmoid(torch.tensor([1.0, -1.0]))).mean()
+    assert focal(logits[2:], LABELS, gamma=gamma, alpha=0.25).item() == pytest.approx(expected.item())
+
+
 def test_focal_turns_away_from_what_is_easy() -> None:
     easy, hard = torch.full((3, 1), 4.0), torch.full((3, 1), -4.0)
     one = torch.ones(1)

@@ -16,7 +16,7 @@ from scipy.io import loadmat, savemat
 from export.cli import cli
 from features.errors import ConfigurationError, MissingInput, SocialMisalignment
 from models.dicer.evaluation import Scorers
-from models.dicer.histories import lists_of_pairs, unseen_of
+from models.dicer.histories import Lists, lists_of_pairs, unseen_of
 from models.dicer.protocols import PROTOCOLS, EveryItem, SampledItems, Split, full, lastfm, paper
 
 DATA = Path(__file__).resolve().parents[3] / "../shared/data"
@@ -92,6 +92,11 @@ def recbole_counts(total: int) -> tuple[int, int, int]:
     return train, validation, test
 
 
+def rows(excluded: Lists, users: int) -> set[tuple[int, int]]:
+    """What is left out of the ranking, as pairs of a user and an item."""
+    return {(user, int(item)) for user in range(users) for item in excluded.of(user)}
+
+
 def test_lastfm_cuts_each_user_as_recbole_does(tmp_path: Path) -> None:
     totals = [1, 2, 3, 9, 10, 19, 20, 50]
     pairs = np.array([(user + 2, item + 1) for user, total in enumerate(totals) for item in range(total)])
@@ -105,8 +110,9 @@ def test_lastfm_cuts_each_user_as_recbole_does(tmp_path: Path) -> None:
         assert counts == recbole_counts(total)
     assert isinstance(split.validation, EveryItem)
     assert isinstance(split.test, EveryItem)
-    trained = split.validation.excluded
-    assert int(split.test.excluded.lengths.sum()) == int(trained.lengths.sum()) + len(validation)
+    trained = set(map(tuple, split.interactions.T.tolist()))
+    assert rows(split.validation.excluded, split.users) == trained
+    assert rows(split.test.excluded, split.users) == trained | validation
 
 
 def test_a_sample_of_a_part_keeps_each_users_candidates(tmp_path: Path) -> None:
@@ -222,3 +228,9 @@ def test_public_data_has_its_known_sizes(name: str, users: int, items: int, pair
     assert facts["lift"] == pytest.approx(split.alignment.lift, abs=1e-4)
     parts = [set(map(tuple, split.interactions.T.tolist())), pairs_of(split.validation), pairs_of(split.test)]
     assert sum(len(part) for part in parts) == len(set.union(*parts)) == pairs
+    if isinstance(split.validation, EveryItem) and isinstance(split.test, EveryItem):
+        train, validation, test = parts
+        known = train if name == "full" else train | validation  # as EATNN's program does, and as RecBole's
+        assert rows(split.validation.excluded, users) == train
+        assert rows(split.test.excluded, users) == known
+        assert not known & test

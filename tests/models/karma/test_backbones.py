@@ -84,7 +84,8 @@ def test_what_learns_of_a_backbone(checkpoints: dict[str, Path]) -> None:
     lora = learning(adaptation="lora")
     assert own | {name for name in lora if ".lora_" in name} == lora
     assert corrected(lora) == layers
-    assert corrected(learning(adaptation="lora", lora_modules="q_proj,v_proj")) == {"q_proj", "v_proj"}
+    for modules in ("q_proj,v_proj", " q_proj, v_proj"):
+        assert corrected(learning(adaptation="lora", lora_modules=modules)) == {"q_proj", "v_proj"}
     assert {"decoder.embed_tokens.weight", "output.weight", *own} < learning(adaptation="full")
 
 
@@ -287,7 +288,7 @@ def merges_of_nothing(directory: Path) -> None:
         (layer_missing, r"expected all weights, model.layers.2.* are missing"),
         (other_shape, "cannot be used"),
         (own_code, "no code of its own"),
-        (not_a_language_model, "expected a causal language model, got .*BertForMaskedLM"),
+        (not_a_language_model, "expected a causal language model, named ...ForCausalLM, got .*BertForMaskedLM"),
         (wordpiece, "expected a byte-pair tokenizer, got 'WordLevel'"),
         (not_finite, r"expected finite weights, got NaN or infinity in model.layers.1.mlp.up_proj.weight"),
         (fewer_layers, r"expected no weights but those that config.json describes, model.layers.1.* are more"),
@@ -360,7 +361,7 @@ def looking_both_ways(forward: Callable[..., torch.Tensor]) -> Callable[..., tor
     return without_mask
 
 
-@pytest.mark.parametrize("modules", ["nope", "", "q_norm"])
+@pytest.mark.parametrize("modules", ["nope", "", "q_norm", "q_proj,nope", "q_proj,"])
 def test_layers_that_lora_cannot_correct_are_named(checkpoints: dict[str, Path], modules: str) -> None:
     with pytest.raises(ConfigurationError, match=f"lora_modules '{modules}'") as raised:
         network(settings_of(checkpoints["qwen3"], adaptation="lora", lora_modules=modules))

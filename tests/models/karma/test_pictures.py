@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from export.cli import main
 from features.errors import ConfigurationError, ContractViolation
 from models.karma import pictures
 from models.karma.backbones import load_pretrained
-from models.karma.pictures import picture_files, picture_vectors, with_pictures
+from models.karma.pictures import picture_files, picture_vectors, with_pictures, write_pictures
 from tests.backbone_checkpoints import write_checkpoint
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -58,9 +59,9 @@ def test_a_vector_is_the_mean_of_the_towers_soft_tokens(backbone: str, files: Pa
 
 
 def test_a_content_is_encoded_once(backbone: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
+    opened: list[Path] = []
     real = pictures._opened
-    monkeypatch.setattr(pictures, "_opened", lambda item, path: opened.append(item) or real(item, path))
+    monkeypatch.setattr(pictures, "_opened", lambda path: opened.append(path) or real(path))
     first = picture_vectors(picture_files(files), backbone, cache=tmp_path / "cache")
     assert len(opened) == 3, "i001 and i002 are one content"
     assert np.array_equal(first["i001"], first["i002"])
@@ -101,6 +102,69 @@ def test_a_picture_that_unpacks_to_a_disaster_is_refused(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     with pytest.raises(ContractViolation, match="readable picture of item"):
         picture_vectors(picture_files(files), backbone, cache=tmp_path / "cache")
+
+
+def test_a_picture_too_long_and_thin_for_the_tower_is_named(backbone: str, files: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 4000)).save(files / "i009.png")
+    with pytest.raises(
+        ContractViolation, match=r"readable picture of item 'i009' \(.*aspect ratio.*\), got '.*i009.png'"
+    ):
+        picture_vectors(picture_files(files), backbone, cache=tmp_path / "cache")
+    kept = picture_vectors({"i001": files / "i001.png"}, backbone, cache=tmp_path / "cache")
+    assert np.isfinite(kept["i001"]).all(), "what came before it is kept"
+
+
+def test_what_pillow_says_by_a_value_error_is_named_too(backbone: str, tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("comment", "x" * 90_000_000, zip=True)  # more than Pillow unpacks
+    Image.new("RGB", (8, 8)).save(tmp_path / "i001.png", pnginfo=text)
+    with pytest.raises(ContractViolation, match="readable picture of item 'i001'"):
+        picture_vectors({"i001": tmp_path / "i001.png"}, backbone, cache=tmp_path / "cache")
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    def shown(picture: Image.Image, name: str) -> tuple[int, ...]:
+        picture.save(tmp_path / name)
+        opened = pictures._opened(tmp_path / name)
+        assert opened.mode == "RGB"
+        return opened.getpixel((0, 0))  # type: ignore[return-value]
+
+    assert shown(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "clear.png") == (255, 255, 255)
+    assert shown(Image.new("RGBA", (4, 4), (255, 0, 0, 255)), "opaque.png") == RED
+    half = shown(Image.new("LA", (4, 4), (0, 128)), "half.png")
+    assert half == pytest.approx((127, 127, 127), abs=1)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([255, 0, 0])
+    palette.info["transparency"] = 0
+    assert shown(palette, "palette.png") == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_and_numbers_without_a_white_refused(backbone: str, tmp_path: Path) -> None:
+    grey = np.full((4, 4), 128 * 256, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "i001.png")
+    assert pictures._opened(tmp_path / "i001.png").getpixel((0, 0)) == (128, 128, 128)
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "i002.tiff")
+    with pytest.raises(ContractViolation, match=r"item 'i002' \(numbers of mode F say nothing"):
+        picture_vectors({"i002": tmp_path / "i002.tiff"}, backbone, cache=tmp_path / "cache")
+
+
+def test_a_vector_that_is_cut_short_is_made_anew(backbone: str, files: Path, tmp_path: Path) -> None:
+    first = picture_vectors(picture_files(files), backbone, cache=tmp_path / "cache")
+    for content in (b"", b"\x93NUMPY", None):
+        for place in (tmp_path / "cache").rglob("*.npy"):
+            place.write_bytes(place.read_bytes()[:100] if content is None else content)
+        again = picture_vectors(picture_files(files), backbone, cache=tmp_path / "cache")
+        assert all(np.array_equal(again[item], vector) for item, vector in first.items())
+
+
+def test_an_item_table_that_is_none_is_told(files: Path, tmp_path: Path) -> None:
+    out = {"backbone": "none", "cache": tmp_path / "cache"}
+    (tmp_path / "items.parquet").write_text("item_id,title")
+    with pytest.raises(ConfigurationError, match=r"items.parquet: expected Parquet, "):
+        write_pictures(tmp_path / "items.parquet", files, tmp_path / "out.parquet", **out)
+    pq.write_table(pa.table({"id": ["a"], "title": ["b"]}), tmp_path / "items.parquet")
+    with pytest.raises(ConfigurationError, match="expected a column item_id, got id, title"):
+        write_pictures(tmp_path / "items.parquet", files, tmp_path / "out.parquet", **out)
 
 
 def test_two_files_of_one_item_are_refused(files: Path) -> None:

@@ -246,7 +246,7 @@ def _trust_of_ablations(groups: Mapping[str, list[Result]], metric: str) -> Iter
         return
     small, full, popular = (_mean([runs[seed] for seed in seeds], metric) for runs in compared.values())
     told = (
-        f"How far to trust the changes: on seed {', '.join(map(str, seeds))} the whole model of this table has "
+        f"How far to trust the changes: on seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} the whole model of this table has "
         f"{metric} {small:.4f}, DICER of the table above {full:.4f}, popularity {popular:.4f}."
     )
     if popular < full and small < full:

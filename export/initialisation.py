@@ -12,7 +12,8 @@ from features.files import sha256_of_json, write_text
 DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "synthetic": {"training": {"validation_days": 5, "test_days": 5}},
     "lastfm": {
-        "features": {"tags_from_queries": True},
+        # Whole histories: an event is one tag, so the last 50 would be some 12 artists.
+        "features": {"tags_from_queries": True, "history_length": 5000},
         "training": {"validation_days": 61, "test_days": 61},  # Last.fm dates its events by the month
         "audit": {"max_input_age_days": 32},  # by the month
     },

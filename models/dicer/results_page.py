@@ -245,8 +245,9 @@ def _trust_of_ablations(groups: Mapping[str, list[Result]], metric: str) -> Iter
     if not seeds:
         return
     small, full, popular = (_mean([runs[seed] for seed in seeds], metric) for runs in compared.values())
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     told = (
-        f"How far to trust the changes: on seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} the whole model of this table has "
+        f"How far to trust the changes: on {named} the whole model of this table has "
         f"{metric} {small:.4f}, DICER of the table above {full:.4f}, popularity {popular:.4f}."
     )
     if popular < full and small < full:

@@ -78,11 +78,10 @@ class Sampler:
         usable = [history for history in histories.values() if len(history.items)]
         if not usable:
             raise NothingToLearn("expected histories with events on catalogue items to train on, got none")
-        ends = np.array([_earliest_end(history, catalogue, config) for history in usable], np.int64)
-        lengths = np.array([len(history.items) for history in usable])
+        stretches = [_stretches(history, catalogue, config) for history in usable]
         items = np.concatenate([history.items for history in usable])
-        # a draw takes a stretch of a history, so of a long one each event comes up less often
-        target = np.bincount(items, weights=np.repeat(ends / lengths, lengths), minlength=len(catalogue))
+        taken = np.concatenate([chances for _, chances in stretches])
+        target = np.bincount(items, weights=taken, minlength=len(catalogue))
         users = np.bincount(np.concatenate([np.unique(h.items) for h in usable]), minlength=len(catalogue))
         popularity = (event_count + 1.0) ** 0.75
         names, category = np.unique(np.array(categories, dtype=object).astype(str), return_inverse=True)
@@ -92,7 +91,7 @@ class Sampler:
             config,
             catalogue,
             usable,
-            ends,
+            np.array([earliest for earliest, _ in stretches], np.int64),
             category.astype(np.int64),
             [np.flatnonzero(category == code) for code in range(len(names))],
             SoftRows.of(
@@ -144,10 +143,12 @@ class Sampler:
     def _sequence(self, row: int, rng: np.random.Generator) -> tuple[HistorySequence, Rows]:
         """A stretch of one history, with the target of each of its `[INT]`s; the last event is target only.
 
-        The end is drawn so that old events are learned from too; each query is dropped with `query_dropout`.
+        The end is drawn as `_stretches` says, so that old and new events are learned from; each query is dropped with
+        `query_dropout`.
         """
         history = self.histories[row]
-        end = int(rng.integers(self.earliest_end[row], len(history.items) + 1))
+        earliest, events = int(self.earliest_end[row]), len(history.items)
+        end = int(np.clip(rng.integers(1, events + earliest), earliest, events))
         dropped = rng.random(end) < self.config.query_dropout
         queries = [EMPTY if gone else query for gone, query in zip(dropped, history.queries[:end], strict=True)]
         past, limit = history.items[: end - 1], self.config.history_limit
@@ -190,15 +191,27 @@ class Sampler:
         return torch.from_numpy(padded(texts)[0].reshape(*items.shape, -1))
 
 
-def _earliest_end(history: History, catalogue: Catalogue, config: KarmaConfig) -> int:
-    """How many events, from the first, fit into the budget, the last one as target only."""
-    used, soft = 1, config.soft_width
-    for event, (item, query) in enumerate(zip(history.items, history.queries, strict=True)):
-        head = 1 + ((soft or len(query) + 1) if len(query) else 0)
-        if used + head > config.history_limit:
-            return event
-        used += head + (soft or len(catalogue.history_tokens[int(item)]))
-    return len(history.items)
+def _stretches(history: History, catalogue: Catalogue, config: KarmaConfig) -> tuple[int, NDArray[np.float64]]:
+    """The earliest end of a stretch that fills the token budget, and the chance of each event to be in the one drawn.
+
+    With n events and the earliest end w, an end is uniform over 1 .. n + w - 1, those out of w .. n moved to the
+    nearest: uniform over w .. n would leave the first and the last event to one end each. Of a history that fits the
+    one stretch is all of it. Queries are counted as if none were dropped.
+    """
+    soft, events = config.soft_width, len(history.items)
+    heads = np.array([1 + ((soft or len(query) + 1) if len(query) else 0) for query in history.queries], np.int64)
+    sizes = np.array([soft or len(catalogue.history_tokens[int(item)]) for item in history.items], np.int64)
+    before = np.concatenate([[0], np.cumsum(heads + sizes)])
+    ends = np.arange(1, events + 1)
+    first = np.searchsorted(before, 1 + before[:-1] + heads - config.history_limit)  # of the stretch with each end
+    earliest = int(np.count_nonzero(first == 0))
+    chance = np.where(ends < earliest, 0.0, 1.0)
+    chance[[earliest - 1, -1]] = earliest
+    chance /= chance.sum()
+    change = np.zeros(events + 1)
+    np.add.at(change, first, chance)
+    np.subtract.at(change, ends, chance)
+    return earliest, change.cumsum()[:-1]
 
 
 def _block(rows: Sequence[Tokens]) -> Rows:

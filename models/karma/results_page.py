@@ -10,6 +10,7 @@ from features.files import write_text
 from models.karma.comparison import Run, Runs, common, hit_gain, read_runs, recall_gain, stage_gain
 from models.karma.config import KarmaConfig
 from models.karma.figures import SHOWN, mean_over_heads, write_figures
+from models.karma.judging import CHANGES, VERSION
 from models.karma.verdicts import verdicts
 from models.metrics import Interval
 
@@ -42,8 +43,9 @@ a user is the nearest to what a night is asked. *Cold* items had fewer than thre
 have no id embedding. Intervals are 95 %, from a paired bootstrap that resamples users and averages the seeds: how far
 seeds differ is in the ± alone.
 
-SASRec (KARMA's width, two or four layers, cross-entropy over all items) and item-to-item (cosine of the items' users
-over the latest events) had a few trials on the first seed; validation chose.
+SASRec (KARMA's width, two or four layers, cross-entropy over all items, a constant learning rate where the arms' falls)
+and item-to-item (cosine of the items' users over the latest events) had a few trials on the first seed; validation
+chose.
 """
 
 
@@ -78,10 +80,17 @@ def section(data: str, runs: Runs, figures: Sequence[str]) -> Iterator[str]:
 
 
 def _facts(runs: Runs) -> Iterator[str]:
-    told = next(iter(runs.values()))[0].figures["facts"]
+    figures = next(iter(runs.values()))[0].figures
+    told, version = figures["facts"], int(figures["version"])
+    if version < VERSION:
+        since = "; ".join(CHANGES[later] for later in range(version + 1, VERSION + 1))
+        yield (
+            f"**These runs are of version {version} of this benchmark, which is at {VERSION}.** Since then {since}. "
+            f"`attractor benchmark karma --data {figures['data']}` runs them anew.\n"
+        )
     yield (
-        f"{told['users']:,} users and {told['events']:,} events before {told['train_end']} to learn from; "
-        f"{told['items']:,} items. From {told['valid_end']} on, {told['judged_users']:,} users have "
+        f"{told['users']:,} users and {told['events']:,} events in their histories before {told['train_end']} to learn "
+        f"from; {told['items']:,} items. From {told['valid_end']} on, {told['judged_users']:,} users have "
         f"{told['positions']:,} positions, {told['with_query']:,} of them with a query, {told['cold']:,} cold, "
         f"{told['new']:,} of items without any event.\n"
     )
@@ -159,10 +168,10 @@ def _collapse(runs: Runs) -> Iterator[str]:
     yield (
         "A key's share is the mean attention that it receives from the queries at it and after it; a *sink* is a key "
         "above ε = 0.3 (Gu et al., ICLR 2025), among keys with at least 16 such queries. Means over layers, heads and "
-        "256 histories. Entropy is of a query's attention, as a share of log(keys). Attention on items and on queries, "
-        "their words or soft tokens, is that of the `[INT]` tokens; without any choice it would be the share in "
-        "brackets. The effective rank is exp(entropy of the normalised singular values), of at most the width of the "
-        "embeddings.\n"
+        "those of 256 histories that have 16 tokens. Entropy is of a query's attention, as a share of log(keys). "
+        "Attention on items and on queries, their words or soft tokens, is that of the `[INT]` tokens; without any "
+        "choice it would be the share in brackets. The effective rank is exp(entropy of the normalised singular "
+        "values), of at most the width of the embeddings.\n"
     )
     head = ("sink, any key", "sink, first key", "strongest key", "entropy", "on items", "on queries")
     yield f"| model | {' | '.join(head)} | rank of z | rank of items |"
@@ -218,14 +227,19 @@ def _fidelity(runs: Runs) -> Iterator[str]:
             )
             cells.append(f"{spread(own, 1)} ({statistics.fmean(other):.1f})")
         yield f"| {MODELS[arm]} | {' | '.join(cells)} |"
-    yield "\nLinear probes, logistic regression from z to the next item's attribute: accuracy; in brackets shuffled.\n"
+    yield (
+        "\nLinear probes, logistic regression from z to the next item's attribute: accuracy; in brackets what says "
+        "nothing of the user, the better of another user's z and always the commonest class.\n"
+    )
     probes = list(first["probes"])
     yield f"| model | {' | '.join(probes)} |"
     yield "|---" * (1 + len(probes)) + "|"
     for arm, group in groups.items():
         told = [[run.figures["fidelity"]["probes"][name] for run in group] for name in probes]
         cells = [
-            f"{spread([100 * each['accuracy'] for each in one], 1)} ({100 * one[0]['shuffled']:.1f})" for one in told
+            f"{spread([100 * each['accuracy'] for each in one], 1)} "
+            f"({100 * statistics.fmean(max(each['shuffled'], each['commonest']) for each in one):.1f})"
+            for one in told
         ]
         yield f"| {MODELS[arm]} | {' | '.join(cells)} |"
     yield ""

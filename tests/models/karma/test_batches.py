@@ -117,6 +117,27 @@ def test_old_events_are_learned_from_too() -> None:
     assert len(seen) == 30
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_target_is_drawn_as_often_as_its_share_says(world: World, compressed: bool) -> None:
+    """Log q is of these shares: old, new and middle events alike, of histories that fit and of such that do not."""
+    config = replace(CONFIG, query_dropout=0.0, history="compressed" if compressed else "tokens")
+    config = replace(config, compressed_sequence_tokens=12)
+    items = {"short": [1, 2], "long": list(range(3, 20)), "twice": [1, *range(20, 34), 1]}
+    asked = {user: ["red shirt" if n % 3 == 0 else "" for n in range(len(of))] for user, of in items.items()}
+    table = {"item_catalog": catalogue(), "user_history": histories(items, asked)}
+    drawn = sampler(read_world(table, prepare(training_set().train, config)), config)
+    rng, counts = np.random.default_rng(0), np.zeros(len(drawn.catalogue))
+    stretches, longest = 6_000, 0
+    for _ in range(stretches):
+        _, targets = drawn._sequence(int(rng.integers(len(items))), rng)
+        np.add.at(counts, targets, 1)
+        longest = max(longest, len(targets))
+    assert longest < 14, "the long ones do not fit"
+    assert np.abs(counts / counts.sum() - drawn.shares[0]).max() < 0.004
+    of_long = counts[[drawn.catalogue.ids.index(name) for name in (f"i{item:03}" for item in range(3, 20))]]
+    assert of_long.min() > 0.6 * of_long.mean(), "neither the first nor the last event is left out"
+
+
 def test_histories_without_events_cannot_be_learned_from(world: World) -> None:
     with pytest.raises(ValueError, match="histories with events"):
         Sampler.of(

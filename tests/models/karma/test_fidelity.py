@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.karma.config import karma_tiny
 from models.karma.evaluation import token_accuracy
 from models.karma.fidelity import contains, decode_greedily, decoded_fidelity, probe, rouge_l, said, words
-from models.karma.text import EOS, REC
+from models.karma.text import EOS, REC, decode
 from models.karma.training import TrainedKarma, World, read_world, train_karma
 from tests.karma_world import training_set
 
@@ -99,6 +99,34 @@ def test_phrases_are_found_as_whole_words() -> None:
     assert not contains("rock, indie", "indie rock")
     assert not contains("", "!!")
     assert said(["blue lamp", "a lamp", "Green, RED"], ["red", "blue"]) == ["blue", None, "red"]
+
+
+def test_decoded_attributes_are_those_of_the_items_own_text(
+    trained: TrainedKarma, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded is given: each item's own text, then another item's."""
+    items, width = np.arange(4), trained.preparation.config.embedding
+    own = [world.catalogue.tokens[int(row)] for row in items]
+    kinds: list[str | None] = [words(decode(trained.preparation.tokenizer, text))[-1] for text in own]
+    assert len(set(kinds)) > 1
+    kinds[3] = None
+
+    def told(texts: list[np.ndarray]) -> dict[str, float]:
+        monkeypatch.setattr("models.karma.fidelity.decode_greedily", lambda *_, limit: texts)
+        interests = some_interests(4, width)
+        return decoded_fidelity(
+            trained.network, trained.preparation, world.catalogue, interests, items, {"kind": kinds}
+        )
+
+    right = told(own)
+    assert (right["says_kind"], right["rouge_l"]) == (1.0, 1.0)
+    rolled = [*own[1:], own[0]]
+    said_of = [words(decode(trained.preparation.tokenizer, text)) for text in rolled]
+    found = [kind in said for kind, said in zip(kinds, said_of, strict=True) if kind]
+    wrong = told(rolled)
+    assert wrong["says_kind"] == pytest.approx(np.mean(found))
+    assert wrong["says_kind"] < 1.0
+    assert wrong["rouge_l"] < 1.0
 
 
 def test_decoded_attributes_count_where_the_item_has_one(trained: TrainedKarma, world: World) -> None:

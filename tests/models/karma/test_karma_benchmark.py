@@ -17,7 +17,7 @@ from features.files import read_json, write_json
 from models.karma import benchmark, judging
 from models.karma.baselines import Neighbours
 from models.karma.benchmark import Arms, Places, arms, done, run_benchmark, same_settings, shares
-from models.karma.comparison import hit_gain, read_runs, recall_gain, stage_gain
+from models.karma.comparison import Run, hit_gain, read_runs, recall_gain, stage_gain
 from models.karma.config import KarmaConfig, karma_tiny
 from models.karma.evaluation import encode_catalogue, encode_users, user_sequences
 from models.karma.figures import write_figures
@@ -255,6 +255,48 @@ def test_verdicts_are_no_unless_shown(finished: Path) -> None:
             assert (sinks.found, sinks.met) == ("not measured", None)
         else:
             assert sinks.met is False, "no less than before, or nothing to halve"
+
+
+def test_a_clear_win_is_a_yes(finished: Path) -> None:
+    runs = read_runs(finished / "karma" / "synthetic")
+    theirs = [better_or_worse(run, rank=10_000, sinks=0.4, accuracy=0.1, auc=0.6) for run in runs["action_only"]]
+    ours = [better_or_worse(run, rank=1, sinks=0.1, accuracy=0.4, auc=0.8) for run in runs["karma"]]
+    won = judged({"action_only": theirs, "karma": ours})
+    assert [verdict.met for verdict in won] == [True] * 5
+    lost = judged({"action_only": ours, "karma": theirs})
+    assert [verdict.met for verdict in lost] == [False] * 4 + [True], "the ranker's aim is against no embedding"
+    none = judged({"karma": [better_or_worse(run, rank=1, sinks=0.1, accuracy=0.4, auc=0.4) for run in runs["karma"]]})
+    assert [verdict.met for verdict in none] == [None] * 4 + [False]
+
+
+def better_or_worse(run: Run, *, rank: int, sinks: float, accuracy: float, auc: float) -> Run:
+    """A run whose every target has one rank, every tenth position a cold item, with these figures."""
+    count = len(run.arrays["rank"])
+    decoded = {whose: {"token_accuracy": accuracy} for whose in ("own", "shuffled")}
+    return Run(
+        {
+            **run.figures,
+            "collapse": {"sink_share": [[sinks]]},
+            "fidelity": {"decoded": decoded},
+            "downstream": {"auc": {"base": 0.5, "with_z": auc}},
+        },
+        {
+            **run.arrays,
+            "rank": np.full(count, rank),
+            "cold": np.arange(count) % 10 == 0,
+            "replicates_auc_with_z": auc - 0.5 + np.linspace(-0.01, 0.01, 100),
+        },
+    )
+
+
+def test_runs_of_an_older_version_are_told(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = finished / "older.md"
+    write_page(finished / "karma", page)
+    assert "These runs are of version" not in page.read_text(encoding="utf-8")
+    monkeypatch.setattr("models.karma.results_page.VERSION", judging.VERSION + 1)
+    monkeypatch.setattr("models.karma.results_page.CHANGES", {judging.VERSION + 1: "all is otherwise"})
+    write_page(finished / "karma", page)
+    assert "Since then all is otherwise. `attractor benchmark karma --data synthetic` runs" in page.read_text("utf-8")
 
 
 def test_an_aim_is_met_by_three_seeds_and_not_by_fewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,11 +227,16 @@ def _fidelity(runs: Runs) -> Iterator[str]:
             )
             cells.append(f"{spread(own, 1)} ({statistics.fmean(other):.1f})")
         yield f"| {MODELS[arm]} | {' | '.join(cells)} |"
+    yield from _probes(groups)
+
+
+def _probes(groups: Runs) -> Iterator[str]:
+    """What linear probes read from z; `groups` has an arm at least."""
     yield (
         "\nLinear probes, logistic regression from z to the next item's attribute: accuracy; in brackets what says "
         "nothing of the user, the better of another user's z and always the commonest class.\n"
     )
-    probes = list(first["probes"])
+    probes = list(next(iter(groups.values()))[0].figures["fidelity"]["probes"])
     yield f"| model | {' | '.join(probes)} |"
     yield "|---" * (1 + len(probes)) + "|"
     for arm, group in groups.items():

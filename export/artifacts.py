@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import ArtifactCorrupt, MissingInput
-from features.files import fsync, fsync_tree, sha256_of_file, sha256_of_json, temporary_sibling, write_json
+from features.files import (
+    fsync,
+    fsync_tree,
+    sha256_of_file,
+    sha256_of_json,
+    share_alike,
+    temporary_sibling,
+    write_json,
+)
 from features.releases import read_object
 from features.stored_files import stored_files
 
@@ -51,7 +59,7 @@ def save(root: Path, model: str, fill: Callable[[Path], Mapping[str, Any]]) -> A
         manifest = {"model": model, "files": files, "about": dict(about)}
         version = f"{model}-{sha256_of_json(manifest)[:12]}"
         write_json(draft / MANIFEST, manifest)
-        _readable_as_usual(draft)
+        share_alike(draft, draft / MANIFEST)
         fsync_tree(draft)
         if not (root / model / version).exists():
             draft.rename(root / model / version)
@@ -59,14 +67,6 @@ def save(root: Path, model: str, fill: Callable[[Path], Mapping[str, Any]]) -> A
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return load(root, version)
-
-
-def _readable_as_usual(draft: Path) -> None:
-    """Whoever trains need not be who scores: safetensors and onnx leave some files to their owner alone."""
-    permissions = (draft / MANIFEST).stat().st_mode
-    for path in draft.rglob("*"):
-        if path.is_file():
-            path.chmod(permissions)
 
 
 def load(root: Path, version: str) -> Artifact:

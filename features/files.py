@@ -53,6 +53,17 @@ def fsync_tree(directory: Path) -> None:
         fsync(Path(root))
 
 
+def share_alike(directory: Path, usual: Path) -> None:
+    """Give every file below `directory` the permissions of `usual`, a file that was written plainly.
+
+    safetensors and onnx leave some of theirs to their owner alone, and who trains need not be who resumes or scores.
+    """
+    permissions = usual.stat().st_mode
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(permissions)
+
+
 def temporary_sibling(path: Path) -> Path:
     """A fresh name beside `path`, on the same file system, that readers know to ignore."""
     return path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from features.errors import ConfigurationError, TrainingDiverged
-from features.files import read_json, replacing_directory
+from features.files import read_json, replacing_directory, share_alike
 from models import processes
 from models.memory import keep_freed_memory
 
@@ -260,30 +260,24 @@ def _start(network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Pat
 
 def _save(network: nn.Module, optimizer: torch.optim.Optimizer, state: _State, checkpoint: Path) -> None:
     with replacing_directory(checkpoint) as directory:
-        _write(_learned(network), directory / "last.safetensors")
-        _write(state.best, directory / "best.safetensors")
+        save_file(_learned(network), directory / "last.safetensors")
+        save_file(state.best, directory / "best.safetensors")
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         moments = {
             f"{names[id(parameter)]}|{moment}": value.contiguous()
             for parameter, values in optimizer.state.items()
             for moment, value in values.items()
         }
-        _write(moments, directory / "optimizer.safetensors")
+        save_file(moments, directory / "optimizer.safetensors")
         summary = {
             "step": state.step,
             "best_value": state.best_value,
             "best_step": state.best_step,
             "history": state.history,
         }
-        (directory / "state.json").write_text(json.dumps(summary), encoding="utf-8")
-
-
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    """With the permissions of any new file: safetensors leaves it to its owner alone, whom not every night runs as."""
-    path.touch()
-    permissions = path.stat().st_mode
-    save_file(tensors, path)
-    path.chmod(permissions)
+        state_file = directory / "state.json"
+        state_file.write_text(json.dumps(summary), encoding="utf-8")
+        share_alike(directory, state_file)
 
 
 def _load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:

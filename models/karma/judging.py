@@ -40,8 +40,8 @@ VERSION = 3
 """Raise it when what is trained or measured changes its meaning: finished runs are then run again."""
 
 CHANGES = {
-    3: "the first and the last events of a long history are learned from as often as any, and log q says so; Last.fm's "
-    "histories are whole, where they were the last 50 tags, some 12 artists: what a user had before those was ranked, "
+    3: "the first and the last events of a long history are learned from no less often than those between, and log q "
+    "is of each event's own chance; Last.fm's histories are whole, where they were the last 50 tags, some 12 artists: what a user had before those was ranked, "
     "could be a target, and was unknown to item-to-item; words and attributes are compared with their marks"
 }
 """What each version changed, told beside runs of an older one."""

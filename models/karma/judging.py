@@ -41,8 +41,9 @@ VERSION = 3
 
 CHANGES = {
     3: "the first and the last events of a long history are learned from no less often than those between, and log q "
-    "is of each event's own chance; Last.fm's histories are whole, where they were the last 50 tags, some 12 artists: what a user had before those was ranked, "
-    "could be a target, and was unknown to item-to-item; words and attributes are compared with their marks"
+    "is of each event's own chance; Last.fm's histories are whole, where they were the last 50 tags, some 12 artists: "
+    "what a user had before those was ranked, could be a target, and was unknown to item-to-item; words and attributes "
+    "are compared with their marks"
 }
 """What each version changed, told beside runs of an older one."""
 
